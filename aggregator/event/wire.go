@@ -1,0 +1,195 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// An encoded event, as the journal keeps it. Strings are a uvarint length and bytes.
+//
+//	byte     flags: 1 id, 2 source, 4 created_at (8…128 are zero)
+//	uvarint  accepted_at, Unix milliseconds
+//	varint   created_at, Unix nanoseconds        only with flag 4; otherwise it is accepted_at
+//	string   token
+//	string   event_type
+//	string   user_id
+//	string   id                                  only with flag 1
+//	string   source                              only with flag 2
+//	uvarint  number of metadata pairs
+//	string × 2 per pair: key, value
+//
+// An id that the server makes is not stored: ServerID derives it from the event's place in the journal.
+const (
+	flagID = 1 << iota
+	flagSource
+	flagCreated
+	flagsKnown = flagID | flagSource | flagCreated
+)
+
+var errEncoding = errors.New("not an encoded event")
+
+// View reads an encoded event in place. Its slices point into the entry.
+type View struct {
+	// AcceptedMillis is accepted_at in Unix milliseconds, CreatedNanos created_at in Unix nanoseconds.
+	AcceptedMillis int64
+	CreatedNanos   int64
+
+	Token, Type, UserID, Source []byte
+	// ID is empty where the client sent none.
+	ID []byte
+
+	pairs int
+	meta  []byte
+}
+
+// Parse reads an encoded event.
+func Parse(entry []byte, v *View) error {
+	if len(entry) == 0 || entry[0]&^flagsKnown != 0 {
+		return errEncoding
+	}
+	flags := entry[0]
+	r := reader{buf: entry[1:]}
+	v.AcceptedMillis = int64(r.uvarint())
+	v.CreatedNanos = v.AcceptedMillis * int64(time.Millisecond)
+	if flags&flagCreated != 0 {
+		v.CreatedNanos = r.varint()
+	}
+	v.Token, v.Type, v.UserID = r.bytes(), r.bytes(), r.bytes()
+	v.ID, v.Source = nil, nil
+	if flags&flagID != 0 {
+		v.ID = r.bytes()
+	}
+	if flags&flagSource != 0 {
+		v.Source = r.bytes()
+	}
+	pairs := r.uvarint()
+	if r.bad || pairs > MaxMetadataKeys {
+		return errEncoding
+	}
+	v.pairs, v.meta = int(pairs), r.buf
+	for range pairs {
+		r.bytes()
+		r.bytes()
+	}
+	if r.bad || len(r.buf) != 0 {
+		return errEncoding
+	}
+	return nil
+}
+
+// Day is the UTC day that the event counts under.
+func (v *View) Day() Day {
+	secs := v.CreatedNanos / int64(time.Second)
+	if v.CreatedNanos < 0 {
+		return DayOf(time.Unix(0, v.CreatedNanos))
+	}
+	return Day(secs / secondsPerDay)
+}
+
+// Pairs is the number of metadata pairs.
+func (v *View) Pairs() int { return v.pairs }
+
+// Metadata iterates over the metadata in the order in which it was sent.
+func (v *View) Metadata() iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		r := reader{buf: v.meta}
+		for range v.pairs {
+			key := r.bytes()
+			if !yield(key, r.bytes()) {
+				return
+			}
+		}
+	}
+}
+
+// Event copies the event out. producer and seq are its place in the journal, from which the id is derived where the
+// client sent none.
+func (v *View) Event(producer string, seq uint64) Event {
+	e := Event{
+		ID:         string(v.ID),
+		ClientID:   len(v.ID) > 0,
+		UserID:     string(v.UserID),
+		Type:       string(v.Type),
+		Source:     string(v.Source),
+		Token:      string(v.Token),
+		CreatedAt:  time.Unix(0, v.CreatedNanos).UTC(),
+		AcceptedAt: time.UnixMilli(v.AcceptedMillis).UTC(),
+		Metadata:   make(map[string]string, v.pairs),
+	}
+	if !e.ClientID {
+		e.ID = ServerID(producer, seq, e.AcceptedAt)
+	}
+	for key, value := range v.Metadata() {
+		e.Metadata[string(key)] = string(value)
+	}
+	return e
+}
+
+// ServerID returns the id of an event that was sent without one: a UUIDv7 (RFC 9562) of the time of acceptance whose
+// other 74 bits are a hash of the producer and the sequence number. The same event has the same id on every reading.
+func ServerID(producer string, seq uint64, acceptedAt time.Time) string {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(producer), seq))
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(acceptedAt.UnixMilli())<<16)
+	copy(id[6:], sum[:10])
+	id[6] = id[6]&0x0f | 0x70 // version 7
+	id[8] = id[8]&0x3f | 0x80 // the variant of RFC 9562
+	return id.String()
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// reader consumes an encoded event. After a fault it returns zero values and bad is set.
+type reader struct {
+	buf []byte
+	bad bool
+}
+
+func (r *reader) uvarint() uint64 {
+	x, n := binary.Uvarint(r.buf)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.buf = r.buf[n:]
+	return x
+}
+
+func (r *reader) varint() int64 {
+	x, n := binary.Varint(r.buf)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.buf = r.buf[n:]
+	return x
+}
+
+func (r *reader) bytes() []byte {
+	// Nearly every length is one byte.
+	if len(r.buf) > 0 && r.buf[0] < 0x80 && int(r.buf[0]) < len(r.buf) {
+		n := int(r.buf[0])
+		b := r.buf[1 : 1+n : 1+n]
+		r.buf = r.buf[1+n:]
+		return b
+	}
+	n := r.uvarint()
+	if r.bad || n > uint64(len(r.buf)) {
+		r.bad = true
+		return nil
+	}
+	b := r.buf[:n:n]
+	r.buf = r.buf[n:]
+	return b
+}

@@ -1,0 +1,99 @@
+package meter
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"usaged/aggregator/event"
+)
+
+// Dim is one of the two dimensions that a meter keeps per day.
+type Dim string
+
+// A meter sums by user and, for events that carry its reference, by reference.
+const (
+	ByUser      Dim = "user"
+	ByReference Dim = "ref"
+)
+
+// Rollup names one table of sums that is kept per day: key → total. Either Type is set (the events of this type, by
+// user), or Meter and Dim are.
+type Rollup struct {
+	Type  string
+	Meter string
+	Dim   Dim
+}
+
+// TypeRollup is the rollup that counts the events of one type by user.
+func TypeRollup(eventType string) Rollup { return Rollup{Type: eventType} }
+
+// MeterRollup is the rollup of one dimension of a meter.
+func MeterRollup(name string, dim Dim) Rollup { return Rollup{Meter: name, Dim: dim} }
+
+// Cells are the sums of one rollup: user or reference → total. Totals are at most 2^53, so that they are exact in
+// every store.
+type Cells map[string]uint64
+
+// Add adds n to the total of key.
+func (c Cells) Add(key string, n uint64) { c[key] += n }
+
+// DayDelta is what a fold adds to one day.
+type DayDelta struct {
+	// Types has the number of events per type. A type's count is the sum of its cells in Rollups.
+	Types map[string]uint64
+	// Rollups has the cells of every rollup that the fold touched. A cell may be 0: a key that was seen but added
+	// nothing is still a key.
+	Rollups map[Rollup]Cells
+}
+
+// Series names one lifetime total of a producer: a family and up to two label values.
+type Series struct {
+	Family string
+	A, B   string
+}
+
+// Families of lifetime totals.
+const (
+	// FamilyEvents counts events by type (A).
+	FamilyEvents = "events"
+	// FamilyDuplicates counts duplicates by type (A).
+	FamilyDuplicates = "duplicates"
+)
+
+// Totals are lifetime totals of one producer in one partition.
+type Totals map[Series]uint64
+
+// Delta is what a fold of consecutive events of one partition adds to the store.
+type Delta struct {
+	Days map[event.Day]*DayDelta
+	// Totals are increments.
+	Totals Totals
+	// Cells is the number of cells in Days.
+	Cells int
+}
+
+// MarshalText writes a series as path-escaped parts with slashes between them, as a key in JSON or in a store.
+func (s Series) MarshalText() ([]byte, error) {
+	text := url.PathEscape(s.Family) + "/" + url.PathEscape(s.A)
+	if s.B != "" {
+		text += "/" + url.PathEscape(s.B)
+	}
+	return []byte(text), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *Series) UnmarshalText(text []byte) error {
+	parts := strings.Split(string(text), "/")
+	if len(parts) < 2 || len(parts) > 3 {
+		return fmt.Errorf("series %q does not have two or three parts", text)
+	}
+	for i, p := range parts {
+		part, err := url.PathUnescape(p)
+		if err != nil {
+			return fmt.Errorf("series %q: %w", text, err)
+		}
+		*[]*string{&s.Family, &s.A, &s.B}[i] = part
+	}
+	return nil
+}

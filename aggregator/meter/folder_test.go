@@ -1,0 +1,274 @@
+package meter_test
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+)
+
+var now = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+// sent is an event as a client sends it.
+type sent struct {
+	UserID    string            `json:"user_id"`
+	Type      string            `json:"event_type"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	CreatedAt time.Time         `json:"created_at"`
+}
+
+// views encodes events and calls f with each.
+func views(t testing.TB, list []sent, f func(*event.View)) {
+	t.Helper()
+	body, err := json.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := event.NewDecoder().Decode(body, event.JSON, event.Origin{Token: "t", User: "t", AcceptedAt: now, Oldest: event.DayOf(now) - 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rest := batch.Entries; len(rest) > 0; {
+		n, w := binary.Uvarint(rest)
+		var v event.View
+		if err := event.Parse(rest[w:w+int(n)], &v); err != nil {
+			t.Fatal(err)
+		}
+		f(&v)
+		rest = rest[w+int(n):]
+	}
+}
+
+func fold(t testing.TB, meters []meter.Meter, oldest event.Day, list []sent) (meter.Delta, meter.Stats) {
+	f := meter.NewFolder(meters)
+	f.Reset(oldest)
+	views(t, list, func(v *event.View) { f.Add(v, string(v.UserID)) })
+	return f.Delta(), f.Stats()
+}
+
+func TestBuiltinMetersReadWhatTheyPromise(t *testing.T) {
+	day := event.DayOf(now)
+	md := func(pairs ...string) map[string]string {
+		m := map[string]string{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i]] = pairs[i+1]
+		}
+		return m
+	}
+	long := strings.Repeat("é", 200)
+	delta, stats := fold(t, meter.Builtin(), day-29, []sent{
+		{"ann", "sql_generation", md("question", "how many?"), now},
+		{"bob", "sql_execution", md("question", "how many?", "rows", "3"), now},
+		{"bob", "sql_execution", nil, now},
+		{"ann", "dashboard_publish", md("dashboard_id", "d1", "question", "not asked"), now},
+		{"ann", "chat", md("model", "m1", "prompt_tokens", "10", "completion_tokens", "5"), now},
+		{"ann", "chat", md("model", "m1", "prompt_tokens", "10", "completion_tokens", "5", "total_tokens", "7"), now},
+		{"bob", "chat", md("total_tokens", "1"), now},
+		{"bob", "chat", md("model", "m1"), now},
+		{"bob", "chat", md("model", "m2", "total_tokens", "-1"), now},
+		{"bob", "chat", md("model", "m2", "total_tokens", "9007199254740993"), now},
+		{"bob", "chat", md("model", "m2", "prompt_tokens", "1e3", "completion_tokens", "9007199254740992"), now},
+		{"cy", "sql_generation", md("question", long), now.AddDate(0, 0, -1)},
+		{"cy", "old", nil, now.AddDate(0, 0, -30)},
+	})
+	cells := func(c meter.Cells) meter.Cells { return c }
+	want := meter.Delta{
+		Totals: meter.Totals{
+			{Family: "events", A: "sql_generation"}: 2, {Family: "events", A: "sql_execution"}: 2,
+			{Family: "events", A: "dashboard_publish"}: 1, {Family: "events", A: "chat"}: 7, {Family: "events", A: "old"}: 1,
+		},
+		Days: map[event.Day]*meter.DayDelta{
+			day: {
+				Types: map[string]uint64{"sql_generation": 1, "sql_execution": 2, "dashboard_publish": 1, "chat": 7},
+				Rollups: map[meter.Rollup]meter.Cells{
+					meter.TypeRollup("sql_generation"):                 {"ann": 1},
+					meter.TypeRollup("sql_execution"):                  {"bob": 2},
+					meter.TypeRollup("dashboard_publish"):              {"ann": 1},
+					meter.TypeRollup("chat"):                           {"ann": 2, "bob": 5},
+					meter.MeterRollup("queries", meter.ByReference):    {"how many?": 2},
+					meter.MeterRollup("dashboards", meter.ByReference): {"d1": 1},
+					meter.MeterRollup("llm-tokens", meter.ByUser):      cells(meter.Cells{"ann": 22, "bob": 1 + 1<<53}),
+					meter.MeterRollup("llm-tokens", meter.ByReference): {"m1": 22, "m2": 1 << 53},
+				},
+			},
+			day - 1: {
+				Types: map[string]uint64{"sql_generation": 1},
+				Rollups: map[meter.Rollup]meter.Cells{
+					meter.TypeRollup("sql_generation"):              {"cy": 1},
+					meter.MeterRollup("queries", meter.ByReference): {strings.Repeat("é", 128): 1},
+				},
+			},
+		},
+	}
+	want.Days[day].Rollups[meter.MeterRollup("llm-tokens", meter.ByUser)]["bob"] = meter.MaxTotal // a sum stays at the limit
+	if diff := cmp.Diff(want, delta, cmpopts.IgnoreFields(meter.Delta{}, "Cells")); diff != "" {
+		t.Error(diff)
+	}
+	if want := (meter.Stats{Events: 13, BadValues: 3, Expired: 1}); stats != want {
+		t.Errorf("stats = %+v, want %+v", stats, want)
+	}
+}
+
+func TestReferenceIsCutAtARune(t *testing.T) {
+	ref := "x" + strings.Repeat("é", 200) // 256 falls into the middle of a rune
+	delta, _ := fold(t, meter.Builtin(), 0, []sent{{"a", "sql_generation", map[string]string{"question": ref}, now}})
+	for key := range delta.Days[event.DayOf(now)].Rollups[meter.MeterRollup("queries", meter.ByReference)] {
+		if want := "x" + strings.Repeat("é", 127); key != want {
+			t.Errorf("reference has %d bytes, want %d", len(key), len(want))
+		}
+	}
+}
+
+// naive counts like the documentation, without any of the folder's short cuts.
+func naive(meters []meter.Meter, list []sent) map[string]uint64 {
+	sums := map[string]uint64{}
+	number := func(s string) uint64 {
+		n, ok := new(big.Int).SetString(s, 10)
+		if !ok || strings.ContainsAny(s, "+-_") || n.Cmp(big.NewInt(1<<53)) > 0 {
+			return 0
+		}
+		return n.Uint64()
+	}
+	for _, e := range list {
+		day := event.DayOf(e.CreatedAt)
+		sums[fmt.Sprintf("%s type %s %s", day, e.Type, e.UserID)]++
+		for _, m := range meters {
+			reads := len(m.Events) == 0
+			for _, typ := range m.Events {
+				reads = reads || typ == e.Type
+			}
+			n := uint64(1)
+			if m.Value != "" || len(m.Sum) > 0 {
+				v, has := e.Metadata[m.Value]
+				n = number(v)
+				if !has {
+					n = 0
+					for _, key := range m.Sum {
+						v, ok := e.Metadata[key]
+						n, has = n+number(v), has || ok
+					}
+				}
+				reads = reads && has
+				if reads {
+					sums[fmt.Sprintf("%s meter %s user %s", day, m.Name, e.UserID)] += n
+				}
+			}
+			if ref := e.Metadata[m.Reference]; reads && ref != "" {
+				sums[fmt.Sprintf("%s meter %s ref %s", day, m.Name, ref)] += n
+			}
+		}
+	}
+	return sums
+}
+
+func flatten(delta meter.Delta) map[string]uint64 {
+	sums := map[string]uint64{}
+	for day, d := range delta.Days {
+		for r, cells := range d.Rollups {
+			for key, n := range cells {
+				if r.Type != "" {
+					sums[fmt.Sprintf("%s type %s %s", day, r.Type, key)] = n
+				} else {
+					sums[fmt.Sprintf("%s meter %s %s %s", day, r.Meter, r.Dim, key)] = n
+				}
+			}
+		}
+	}
+	return sums
+}
+
+func TestFoldAgreesWithANaiveCount(t *testing.T) {
+	meters := append(meter.Builtin(), meter.Meter{Name: "rows", Events: []string{"sql_execution"}, Value: "rows", Reference: "db"})
+	rapid.Check(t, func(rt *rapid.T) {
+		list := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) sent {
+			return sent{
+				UserID: rapid.SampledFrom([]string{"a", "b", "ü{x}"}).Draw(rt, "user"),
+				Type:   rapid.SampledFrom([]string{"sql_generation", "sql_execution", "dashboard_publish", "chat"}).Draw(rt, "type"),
+				Metadata: rapid.MapOfN(
+					rapid.SampledFrom([]string{"question", "dashboard_id", "model", "rows", "db", "total_tokens", "prompt_tokens", "completion_tokens", "x"}),
+					rapid.SampledFrom([]string{"", "0", "7", "12", "-1", "1.5", "9007199254740992", "9007199254740993", "x"}), 0, 5).Draw(rt, "metadata"),
+				CreatedAt: now.AddDate(0, 0, -rapid.IntRange(0, 3).Draw(rt, "age")),
+			}
+		}), 1, 20).Draw(rt, "events")
+		delta, stats := fold(t, meters, 0, list)
+		want := naive(meters, list)
+		for k, n := range want {
+			want[k] = min(n, meter.MaxTotal)
+		}
+		if diff := cmp.Diff(want, flatten(delta)); diff != "" {
+			rt.Fatal(diff)
+		}
+		if delta.Cells != len(want) || stats.Events != uint64(len(list)) {
+			rt.Fatalf("delta says %d cells of %d, %d events of %d", delta.Cells, len(want), stats.Events, len(list))
+		}
+	})
+}
+
+func TestRollupsOfACountAreItsTypes(t *testing.T) {
+	types := []string{"chat", "sql_execution", "sql_generation"}
+	for _, m := range meter.Builtin() {
+		var want []meter.Rollup
+		switch m.Name {
+		case "users":
+			want = []meter.Rollup{{Type: "chat"}, {Type: "sql_execution"}, {Type: "sql_generation"}}
+		case "queries":
+			want = []meter.Rollup{{Type: "sql_execution"}, {Type: "sql_generation"}}
+		case "llm-tokens":
+			want = []meter.Rollup{{Meter: "llm-tokens", Dim: meter.ByUser}}
+		}
+		if diff := cmp.Diff(want, m.Rollups(meter.ByUser, types)); diff != "" {
+			t.Errorf("%s by user: %s", m.Name, diff)
+		}
+	}
+}
+
+func TestParseRefusesWithAReason(t *testing.T) {
+	for name, c := range map[string]struct{ yaml, want string }{
+		"an unknown key":         {"meters:\n- name: a\n  refrence: x\n", "line 3: field refrence not found"},
+		"a bad name":             {"meters: [{name: A}]", `meter 1 ("A"): a name is a lower-case letter`},
+		"a reserved name":        {"meters: [{name: summary}]", "the name is taken by the endpoint /api/v1/usage/summary"},
+		"a repeated name":        {"meters: [{name: a}, {name: a}]", `meter 2: the name "a" is taken`},
+		"by without a reference": {"meters: [{name: a, by: reference}]", "by: reference needs a reference"},
+		"a wrong by":             {"meters: [{name: a, by: day}]", `by is "user" or "reference", not "day"`},
+		"an empty event type":    {"meters: [{name: a, events: ['']}]", "an event type has 1 to 128 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := meter.Parse([]byte(c.yaml)); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Parse = %v, want an error with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func BenchmarkFold(b *testing.B) {
+	b.ReportAllocs()
+	var list []sent
+	types := []string{"sql_generation", "sql_execution", "dashboard_publish", "spreadsheet_formula", "chat"}
+	for i := range 10_000 {
+		list = append(list, sent{fmt.Sprintf("user-%05d", i*7919%10_000), types[i%5], map[string]string{"outcome": "success", "rows": "3"}, now})
+	}
+	var vs []event.View
+	var names []string
+	views(b, list, func(v *event.View) { vs, names = append(vs, *v), append(names, string(v.UserID)) })
+	f := meter.NewFolder(meter.Builtin())
+	for b.Loop() {
+		f.Reset(0)
+		for range 5 {
+			for i := range vs {
+				f.Add(&vs[i], names[i])
+			}
+		}
+		_ = f.Delta()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*5*len(vs)), "ns/event")
+}
