@@ -1,0 +1,147 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/aggregator"
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+)
+
+// Accepter makes events durable.
+type Accepter interface {
+	// Accept returns nil once the batch is durable. The error is aggregator.ErrUnavailable (errors.Is) while that is
+	// impossible; after any error nothing of the batch was accepted. The batch is the caller's again on return.
+	Accept(batch *event.Batch) error
+}
+
+// Reader answers questions about windows of days.
+type Reader interface {
+	// Retention is the longest window in days.
+	Retention() int
+	// Window returns today (UTC) and the days-1 days before.
+	Window(days int) aggregator.Window
+	// Version changes whenever an answer about the window may. It is cheap: it reads no rollups.
+	Version(ctx context.Context, w aggregator.Window) (string, error)
+	// Summary returns the events per type and user, in the order of types.
+	Summary(ctx context.Context, w aggregator.Window, q aggregator.SummaryQuery) ([]aggregator.TypeUsers, error)
+	// Meters returns the names of the meters, sorted.
+	Meters() []string
+	// Meter returns the totals of one dimension, in descending order, ties by key; at most top of them where top > 0.
+	// The error is aggregator.ErrNoReference (errors.Is) where the meter has no such dimension.
+	Meter(ctx context.Context, w aggregator.Window, name string, dim meter.Dim, top int) ([]aggregator.Total, error)
+	// Default is the dimension of a meter that is meant where a request names none.
+	Default(name string) meter.Dim
+	// Daily returns every day of the window, oldest first.
+	Daily(ctx context.Context, w aggregator.Window) ([]aggregator.DayTypes, error)
+}
+
+// Ledger gives the accounts of this data directory.
+type Ledger interface {
+	Ledger(ctx context.Context) (*aggregator.Ledger, error)
+}
+
+// Config is what an API is made of. Fields are required unless they say otherwise.
+type Config struct {
+	Accepter Accepter
+	Reader   Reader
+	Ledger   Ledger
+	Tokens   *Tokens
+
+	// Ready returns nil while the daemon can take events, and otherwise says why not. Nil: always ready.
+	Ready func() error
+	// Reload reads the configuration again, tokens included. Nil: the tokens alone are read again.
+	Reload func() error
+	// Metrics answers GET /metrics. Nil: 404.
+	Metrics http.Handler
+	// MetricsAuth demands a token of a viewer or an admin for GET /metrics.
+	MetricsAuth bool
+	// MaxInflightBytes bounds the request bodies that are held at one time; beyond it requests are answered 503. The
+	// encoded events need up to as much again. Zero: 128 MiB.
+	MaxInflightBytes int64
+
+	// Now is the clock by which events are stamped. Nil: time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+	// Set takes counters and gauges; Help has their help texts.
+	Set *metrics.Set
+	// Registerer takes histograms.
+	Registerer prometheus.Registerer
+}
+
+const defaultMaxInflightBytes = 128 << 20
+
+// API is the http.Handler of the daemon.
+type API struct {
+	cfg      Config
+	log      *slog.Logger
+	metrics  *apiMetrics
+	bodies   *bodies
+	decoders sync.Pool // of *event.Decoder
+	reads    chan struct{}
+	handler  http.Handler
+	all      []route
+}
+
+// New assembles the API. It fails where a required field of the configuration is missing or a metric is registered
+// already.
+func New(cfg Config) (*API, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	if cfg.MaxInflightBytes == 0 {
+		cfg.MaxInflightBytes = defaultMaxInflightBytes
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Reload == nil {
+		cfg.Reload = cfg.Tokens.Reload
+	}
+	a := &API{
+		cfg:    cfg,
+		log:    cfg.Logger.With("component", "api"),
+		bodies: newBodies(cfg.MaxInflightBytes),
+		reads:  make(chan struct{}, maxConcurrentReads),
+	}
+	a.decoders.New = func() any { return event.NewDecoder() }
+	var err error
+	if a.metrics, err = newMetrics(cfg.Set, cfg.Registerer, a.bodies); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	a.all = a.routes()
+	if a.handler, err = a.router(); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	return a, nil
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	need := func(ok bool, field string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("config field %s is required", field))
+		}
+	}
+	need(c.Accepter != nil, "Accepter")
+	need(c.Reader != nil, "Reader")
+	need(c.Ledger != nil, "Ledger")
+	need(c.Tokens != nil, "Tokens")
+	need(c.Logger != nil, "Logger")
+	need(c.Set != nil, "Set")
+	need(c.Registerer != nil, "Registerer")
+	need(c.MaxInflightBytes >= 0, "MaxInflightBytes (not negative)")
+	return errors.Join(errs...)
+}
+
+// ServeHTTP answers a request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }

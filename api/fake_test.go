@@ -1,0 +1,293 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/aggregator"
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/api"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// noon is the time of every test.
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+const retention = 30
+
+// journal is an Accepter that keeps what it accepted.
+type journal struct {
+	mu     sync.Mutex
+	events []event.Event
+	err    error         // what Accept answers
+	gate   chan struct{} // where not nil, Accept waits until it is closed
+	panics bool
+}
+
+func (j *journal) Accept(b *event.Batch) error {
+	if j.gate != nil {
+		<-j.gate
+	}
+	if j.panics {
+		panic("the journal holds " + string(b.Entries))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		return j.err
+	}
+	n := 0
+	for entries := b.Entries; len(entries) > 0; n++ {
+		entry, rest := nextEntry(entries)
+		entries = rest
+		var v event.View
+		if err := event.Parse(entry, &v); err != nil {
+			panic(err)
+		}
+		j.events = append(j.events, v.Event("test", uint64(len(j.events))))
+	}
+	if n != b.N {
+		panic(fmt.Sprintf("a batch of %d events has %d entries", b.N, n))
+	}
+	return nil
+}
+
+func nextEntry(b []byte) (entry, rest []byte) {
+	var n, shift int
+	for i, c := range b {
+		n |= int(c&0x7f) << shift
+		shift += 7
+		if c < 0x80 {
+			return b[i+1 : i+1+n], b[i+1+n:]
+		}
+	}
+	panic("entries end in a length")
+}
+
+func (j *journal) accepted() []event.Event {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.events)
+}
+
+// rollups is a Reader over a fixed set of sums.
+type rollups struct {
+	mu      sync.Mutex
+	version string
+	err     error
+	panics  bool
+	reads   int // how often anything but the version was read
+	types   []aggregator.TypeUsers
+	hold    chan struct{}
+}
+
+func (f *rollups) Retention() int { return retention }
+
+func (f *rollups) Window(days int) aggregator.Window {
+	return aggregator.LastDays(event.DayOf(noon), days)
+}
+
+func (f *rollups) Version(context.Context, aggregator.Window) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.version, f.err
+}
+
+func (f *rollups) read() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads++
+}
+
+func (f *rollups) Summary(ctx context.Context, _ aggregator.Window, q aggregator.SummaryQuery) ([]aggregator.TypeUsers, error) {
+	f.read()
+	if f.panics {
+		panic(fmt.Errorf("summary of %s", q.UserID))
+	}
+	if f.hold != nil {
+		select {
+		case <-f.hold:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	var out []aggregator.TypeUsers
+	for _, t := range f.types {
+		if q.EventType != "" && q.EventType != t.Type {
+			continue
+		}
+		users := slices.DeleteFunc(slices.Clone(t.Users), func(u aggregator.Total) bool { return q.UserID != "" && q.UserID != u.Key })
+		if q.Top > 0 {
+			users = users[:min(q.Top, len(users))]
+		}
+		if len(users) > 0 {
+			out = append(out, aggregator.TypeUsers{Type: t.Type, Users: users})
+		}
+	}
+	return out, nil
+}
+
+func (f *rollups) Meters() []string {
+	return []string{"dashboards", "llm-tokens", "minutes", "queries", "users"}
+}
+
+func (f *rollups) Meter(_ context.Context, w aggregator.Window, name string, dim meter.Dim, top int) ([]aggregator.Total, error) {
+	f.read()
+	if name == "users" && dim == meter.ByReference {
+		return nil, fmt.Errorf("meter %s: %w", name, aggregator.ErrNoReference)
+	}
+	list := []aggregator.Total{
+		{Key: fmt.Sprintf("%s of %s for %d days", name, dim, w.Len()), N: 12},
+		{Key: "say \"hi\"\n\u2028\u0001", N: 3}, {Key: "ähnlich", N: 3},
+	}
+	if top > 0 {
+		list = list[:min(top, len(list))]
+	}
+	return list, nil
+}
+
+func (f *rollups) Default(name string) meter.Dim {
+	if name == "queries" || name == "dashboards" {
+		return meter.ByReference
+	}
+	return meter.ByUser
+}
+
+func (f *rollups) Daily(_ context.Context, w aggregator.Window) ([]aggregator.DayTypes, error) {
+	f.read()
+	var list []aggregator.DayTypes
+	for _, d := range w.Days() {
+		list = append(list, aggregator.DayTypes{Day: d})
+	}
+	list[len(list)-1].Types = map[string]uint64{"sql_generation": 3, "dashboard_publish": 1}
+	return list, nil
+}
+
+// books is a Ledger.
+type books struct{ err error }
+
+func (b books) Ledger(context.Context) (*aggregator.Ledger, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	acc := aggregator.Account{Accepted: 10, Counted: 6, Duplicates: 2, Pending: 2}
+	all := acc
+	all.Accepted, all.Damaged = 11, 1
+	return &aggregator.Ledger{
+		Producers: []string{"0193a1"}, All: all, Types: map[string]aggregator.Account{"sql_generation": acc, "b": {}},
+		Others: []aggregator.OtherProducer{{ID: "0193b2", Counted: 5, Duplicates: 1}},
+	}, nil
+}
+
+// rig is an API with everything around it.
+type rig struct {
+	journal *journal
+	rollups *rollups
+	cfg     api.Config
+	set     *metrics.Set
+	reg     *prometheus.Registry
+	log     *syncBuffer
+	handler http.Handler
+}
+
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// tokenOf is the token of a role in tests.
+func tokenOf(role string) string { return "usaged_" + role + "_test" }
+
+func writeTokens(t testing.TB, path string) {
+	t.Helper()
+	var b strings.Builder
+	for _, role := range []string{"admin", "producer", "viewer", "user"} {
+		fmt.Fprintf(&b, "- name: the-%s\n  role: %s\n  sha256: %x\n", role, role, sha256.Sum256([]byte(tokenOf(role))))
+		if role == "user" {
+			b.WriteString("  user_id: alice\n")
+		}
+	}
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newRig builds an API; edit may change the configuration before.
+func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tokens.yml")
+	writeTokens(t, path)
+	tokens, err := api.LoadTokens(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{
+		journal: &journal{},
+		rollups: &rollups{version: "v1", types: []aggregator.TypeUsers{
+			{Type: "dashboard_publish", Users: []aggregator.Total{{Key: "alice", N: 1}}},
+			{Type: "sql_generation", Users: []aggregator.Total{{Key: "bob", N: 7}, {Key: "alice", N: 2}, {Key: "carol", N: 2}}},
+		}},
+		set: metrics.NewSet(), reg: prometheus.NewPedanticRegistry(), log: &syncBuffer{},
+	}
+	r.cfg = api.Config{
+		Accepter: r.journal, Reader: r.rollups, Ledger: books{}, Tokens: tokens,
+		Now: func() time.Time { return noon }, Logger: slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
+		Set: r.set, Registerer: r.reg,
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
+	}
+	for _, f := range edit {
+		f(&r.cfg)
+	}
+	if r.handler, err = api.New(r.cfg); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// call answers one request without a network.
+func (r *rig) call(method, target, role, body string, header ...string) *httptest.ResponseRecorder {
+	req := httptest.NewRequest(method, target, strings.NewReader(body))
+	if role != "" {
+		req.Header.Set("Authorization", "Bearer "+tokenOf(role))
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	rec := httptest.NewRecorder()
+	r.handler.ServeHTTP(rec, req)
+	return rec
+}
+
+var errDisk = errors.New("the disk is on fire")

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// ingestName is the handler label of POST events.
+const ingestName = "events"
+
+// apiMetrics are the metrics of the package. Labels are bounded: handlers are the names in routes, codes are HTTP
+// statuses, reasons are the codes of classes.
+type apiMetrics struct {
+	set *metrics.Set
+
+	events         *metrics.Counter
+	bodyBytes      *metrics.Counter
+	rejected       [numClasses]*metrics.Counter // nil where a class is not of ingest
+	rejectedEvents [numClasses]*metrics.Counter // the same, for classes that are found after the events were read
+	panics         *metrics.Counter
+	cut            *metrics.Counter
+	inflight       atomic.Int64
+
+	ingestSeconds  prometheus.Histogram
+	ingestEvents   prometheus.Histogram
+	requestSeconds *prometheus.HistogramVec
+}
+
+var help = map[string]string{
+	"usaged_http_requests_total":      "HTTP requests answered, by handler and status code.",
+	"usaged_http_requests_in_flight":  "HTTP requests being answered.",
+	"usaged_http_panics_total":        "Panics of HTTP handlers, each answered with 500 or a cut connection.",
+	"usaged_http_responses_cut_total": "Answers that were cut off because the client went away or read too slowly.",
+	"usaged_ingest_events_total":      "Events answered with 202, duplicates included.",
+	"usaged_ingest_body_bytes_total":  "Bytes of request bodies with events, decompressed.",
+	"usaged_ingest_rejected_total":    "Requests with events that were refused, by reason (the code of the problem).",
+	"usaged_ingest_rejected_events_total": "Valid events that were refused, by reason. The events of a faulty body are not " +
+		"counted.",
+	"usaged_ingest_inflight_bytes":       "Memory taken by request bodies that are being received or accepted.",
+	"usaged_ingest_inflight_limit_bytes": "Limit of usaged_ingest_inflight_bytes; requests beyond it are answered with 503.",
+}
+
+// Help returns the help texts of the metrics that the API keeps in Config.Set, by name.
+func Help() map[string]string {
+	texts := make(map[string]string, len(help))
+	for name, text := range help {
+		texts[name] = text
+	}
+	return texts
+}
+
+func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMetrics, error) {
+	m := &apiMetrics{
+		set:       set,
+		events:    set.GetOrCreateCounter("usaged_ingest_events_total"),
+		bodyBytes: set.GetOrCreateCounter("usaged_ingest_body_bytes_total"),
+		panics:    set.GetOrCreateCounter("usaged_http_panics_total"),
+		cut:       set.GetOrCreateCounter("usaged_http_responses_cut_total"),
+	}
+	for c, info := range classes {
+		if info.ingest {
+			m.rejected[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_ingest_rejected_total{reason=%q}", info.code))
+		}
+	}
+	for _, c := range []class{unavailable, internal} {
+		m.rejectedEvents[c] = set.GetOrCreateCounter(
+			fmt.Sprintf("usaged_ingest_rejected_events_total{reason=%q}", classes[c].code))
+	}
+	set.GetOrCreateGauge("usaged_http_requests_in_flight", func() float64 { return float64(m.inflight.Load()) })
+	set.GetOrCreateGauge("usaged_ingest_inflight_bytes", func() float64 { return float64(b.used.Load()) })
+	set.GetOrCreateGauge("usaged_ingest_inflight_limit_bytes", func() float64 { return float64(b.limit) })
+	return m, m.register(reg)
+}
+
+func (m *apiMetrics) register(reg prometheus.Registerer) error {
+	m.ingestSeconds = prometheus.NewHistogram(histogramOpts("usaged_ingest_duration_seconds",
+		"Time from the header of a POST of events to its answer, reading the body and making it durable included.",
+		secondsBuckets))
+	m.ingestEvents = prometheus.NewHistogram(histogramOpts("usaged_ingest_request_events",
+		"Number of events of each accepted request.", []float64{0, 1, 10, 100, 1000, 10_000}))
+	m.requestSeconds = prometheus.NewHistogramVec(histogramOpts("usaged_http_request_duration_seconds",
+		"Time to answer all other HTTP requests, by handler.", secondsBuckets), []string{"handler"})
+	for _, c := range []prometheus.Collector{m.ingestSeconds, m.ingestEvents, m.requestSeconds} {
+		if err := reg.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// secondsBuckets serve an ingest of about a millisecond as well as a summary of about a second.
+var secondsBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// histogramOpts gives a histogram that is native to servers that ask for it and classic to all others.
+func histogramOpts(name, text string, buckets []float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: name, Help: text, Buckets: buckets,
+		NativeHistogramBucketFactor:    1.1,
+		NativeHistogramMaxBucketNumber: 160,
+	}
+}
+
+// codeCounters counts the requests of one handler by status, without a look-up where the status was seen before.
+type codeCounters struct {
+	set     *metrics.Set
+	handler string
+	byCode  [600]atomic.Pointer[metrics.Counter]
+}
+
+// usualCodes exist from the start, so that their rates begin at zero.
+var usualCodes = map[string][]int{
+	ingestName: {http.StatusAccepted, http.StatusServiceUnavailable},
+	"other":    {http.StatusNotFound, http.StatusMethodNotAllowed},
+}
+
+func (m *apiMetrics) codes(handler string) *codeCounters {
+	c := &codeCounters{set: m.set, handler: handler}
+	usual := usualCodes[handler]
+	if usual == nil {
+		usual = []int{http.StatusOK}
+	}
+	for _, code := range usual {
+		c.counter(code)
+	}
+	return c
+}
+
+func (c *codeCounters) inc(code int) {
+	if code < 0 || code >= len(c.byCode) {
+		code = 0
+	}
+	if counter := c.byCode[code].Load(); counter != nil {
+		counter.Inc()
+		return
+	}
+	c.counter(code).Inc()
+}
+
+func (c *codeCounters) counter(code int) *metrics.Counter {
+	counter := c.set.GetOrCreateCounter(fmt.Sprintf(`usaged_http_requests_total{handler=%q,code="%d"}`, c.handler, code))
+	c.byCode[code].Store(counter)
+	return counter
+}

@@ -1,0 +1,118 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/mux"
+	"github.com/klauspost/compress/gzhttp"
+)
+
+// handlerFunc answers a request, or returns an error that has not been written yet: a *problem, or anything else for
+// an internal error. who is nil where the route is open to everybody.
+type handlerFunc func(w http.ResponseWriter, r *http.Request, who *Token) error
+
+// route is one method of one path.
+type route struct {
+	method, path string
+	name         string  // the handler label of metrics
+	roles        roleSet // none: open to everybody
+	compress     bool    // the answer may be long
+	summary      string  // for the index page
+	serve        handlerFunc
+}
+
+// routes is everything that the API answers. The busiest comes first, because the router tries them in this order.
+func (a *API) routes() []route {
+	scrapers := roleSet(0)
+	if a.cfg.MetricsAuth {
+		scrapers = scraperRoles
+	}
+	get, post := http.MethodGet, http.MethodPost
+	return []route{
+		{post, "/api/v1/usage/events", "events", posterRoles, false, "accept usage events", a.postEvents},
+		{get, "/api/v1/usage/summary", "summary", adminRole, true, "events by type and user", a.getSummary},
+		{get, "/api/v1/usage/users", "users", adminRole, true, "events by user", a.getMeter("users")},
+		{get, "/api/v1/usage/queries", "queries", adminRole, true, "queries by question", a.getMeter("queries")},
+		{get, "/api/v1/usage/dashboards", "dashboards", adminRole, true, "publications by dashboard", a.getMeter("dashboards")},
+		{get, "/api/v1/usage/llm-tokens", "llm-tokens", adminRole, true, "LLM tokens by user", a.getMeter("llm-tokens")},
+		{get, "/api/v1/usage/daily", "daily", adminRole, true, "events by day and type", a.getDaily},
+		{get, "/api/v1/usage/ledger", "ledger", adminRole, true, "what became of every event", a.getLedger},
+		{get, "/api/v1/usage/{meter}", "meter", adminRole, true, "any other meter", a.getMeter("")},
+		{get, "/api/v1/openapi.yaml", "openapi", 0, true, "description of this API", a.getOpenAPI},
+		{get, "/metrics", "metrics", scrapers, false, "metrics for Prometheus", a.getMetrics},
+		{get, "/-/healthy", "healthy", 0, false, "whether the process lives", a.getHealthy},
+		{get, "/-/ready", "ready", 0, false, "whether events can be accepted", a.getReady},
+		{post, "/-/reload", "reload", adminRole, false, "read the configuration again", a.postReload},
+		{get, "/", "index", 0, false, "this page", a.getIndex},
+	}
+}
+
+// router routes by path alone and leaves the method to a pathHandler, because mux's own 405 names no methods.
+func (a *API) router() (http.Handler, error) {
+	compress, err := gzhttp.NewWrapper()
+	if err != nil {
+		return nil, err
+	}
+	// Cleaning a path would answer //api/… with a redirect, and a POST must never be redirected.
+	router := mux.NewRouter().SkipClean(true)
+	paths := map[string]*pathHandler{}
+	for _, rt := range a.all {
+		p := paths[rt.path]
+		if p == nil {
+			p = &pathHandler{methods: map[string]http.Handler{}, refused: a.refuser(methodNotAllowed)}
+			paths[rt.path] = p
+			router.Handle(rt.path, p)
+			if rt.path != "/" {
+				router.Handle(rt.path+"/", p)
+			}
+		}
+		var h http.Handler = a.endpoint(rt)
+		if rt.compress {
+			h = compress(h)
+		}
+		p.add(rt.method, h)
+	}
+	router.NotFoundHandler = a.refuser(notFound)
+	return router, nil
+}
+
+// pathHandler chooses among the methods of one path.
+type pathHandler struct {
+	methods map[string]http.Handler
+	allow   []string
+	refused http.Handler
+}
+
+func (p *pathHandler) add(method string, h http.Handler) {
+	p.methods[method] = h
+	p.allow = append(p.allow, method)
+	if method == http.MethodGet {
+		p.methods[http.MethodHead] = h
+		p.allow = append(p.allow, http.MethodHead)
+	}
+	slices.Sort(p.allow)
+}
+
+func (p *pathHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := p.methods[r.Method]; h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Allow", strings.Join(p.allow, ", "))
+	p.refused.ServeHTTP(w, r)
+}
+
+// refuser is a handler that answers everything with one problem.
+func (a *API) refuser(c class) http.Handler {
+	return a.endpoint(route{
+		name: "other",
+		serve: func(w http.ResponseWriter, r *http.Request, _ *Token) error {
+			if c == methodNotAllowed {
+				return refuse(c, "this path takes "+w.Header().Get("Allow"))
+			}
+			return refuse(c, "nothing is at this path: GET / lists what there is")
+		},
+	})
+}

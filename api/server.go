@@ -1,0 +1,28 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Server returns an HTTP server for the API. The caller serves and shuts it down.
+//
+// It has no WriteTimeout, which would end answers that are streamed for longer; the handler sets a deadline of its own
+// on every answer. A handler that streams for longer than ReadTimeout clears the read deadline of its connection
+// (http.ResponseController.SetReadDeadline), because the expiry of that deadline cancels the request's context.
+func Server(handler http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: handler,
+		// A client that trickles its header holds a connection and nothing else; it gets five seconds.
+		ReadHeaderTimeout: 5 * time.Second,
+		// Header and body together. The largest body in this time is 140 kB/s; who is slower sends smaller batches.
+		ReadTimeout: time.Minute,
+		// Longer than the idle timeout of common load balancers (60 s), so that it is they who close a connection: a
+		// server that closes first races with the next request.
+		IdleTimeout: 2 * time.Minute,
+		// Ours need less than 1 KiB. net/http adds 4 KiB to this.
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(logger.With("component", "http").Handler(), slog.LevelWarn),
+	}
+}
