@@ -69,8 +69,6 @@ type Delta struct {
 	Days map[event.Day]*DayDelta
 	// Totals are increments.
 	Totals Totals
-	// Cells is the number of cells in Days.
-	Cells int
 }
 
 // MarshalText writes a series as path-escaped parts with slashes between them, as a key in JSON or in a store.

@@ -220,6 +220,20 @@ func cut(ref []byte) []byte {
 	return ref[:end]
 }
 
+// Cells returns the number of cells folded since Reset.
+func (f *Folder) Cells() int {
+	n := 0
+	for _, d := range f.days {
+		for _, t := range d.types {
+			n += len(t.users)
+		}
+		for _, m := range d.meters {
+			n += len(m.user) + len(m.ref)
+		}
+	}
+	return n
+}
+
 // Stats returns what the fold met since Reset.
 func (f *Folder) Stats() Stats { return f.stats }
 
@@ -246,9 +260,6 @@ func (f *Folder) Delta() Delta {
 		}
 		if len(out.Rollups) > 0 {
 			delta.Days[day] = out
-		}
-		for _, cells := range out.Rollups {
-			delta.Cells += len(cells)
 		}
 	}
 	for name, n := range f.dups {

@@ -1,0 +1,167 @@
+// Package aggregator takes accepted events to rollups, and rollups to answers.
+//
+// An [Aggregator] owns the journal of one data directory. Accept journals a batch of events and returns when it is durable.
+// Behind that, one goroutine, the applier, tails the journal, folds the events of each partition into deltas, and applies
+// these to the store by compare-and-set; so each event counts once, whatever is killed, retried or rolled back in
+// between. A [Reader] answers questions about windows of days from the store, and caches the days that are over.
+//
+// The journal is the truth and the store a view of it: when the store has lost something, the applier rewinds to
+// the offset that it finds there and applies again what is behind it, from the journal, or where the
+// journal begins later from the checkpoint that lies at its beginning.
+//
+//	<data>/journal/      the events, see package journal
+//	<data>/checkpoints/  lifetime totals at the ends of segments
+//	<data>/producer.json who this data directory counts as
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// Config assembles an aggregator.
+type Config struct {
+	// Dir is the data directory. Required. The caller holds its lock.
+	Dir string
+	// Store takes the rollups. Required. It stays open until after Close.
+	Store store.Store
+	// Meters say what is counted beside the events by type and user.
+	Meters []meter.Meter
+	// Retention is the number of UTC days, today included, that rollups are kept and events may be dated back. Required.
+	Retention int
+	// RetentionBytes is the size of the journal beyond which its oldest segments are deleted before their time, 0 for no
+	// limit.
+	RetentionBytes int64
+	// SegmentBytes is the journal's segment size, 0 for its default.
+	SegmentBytes int
+
+	// Now is the clock, time.Now where nil.
+	Now func() time.Time
+	// Log gets what operators should know. Discarded where nil.
+	Log *slog.Logger
+	// Metrics gets counters and gauges, Registerer histograms. Not kept where nil.
+	Metrics    *metrics.Set
+	Registerer prometheus.Registerer
+}
+
+// ErrUnavailable says that the journal cannot accept events now, and that those given are not in it.
+var ErrUnavailable = journal.ErrUnavailable
+
+// Aggregator takes events. It is safe for concurrent use.
+type Aggregator struct {
+	cfg      Config
+	log      *slog.Logger
+	metrics  *aggregatorMetrics
+	journal  *journal.Journal
+	accounts *accounts
+	applier  *applier
+
+	stop context.CancelFunc
+	done chan struct{}
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open opens the journal in cfg.Dir, recovers what a crash left, and starts the applier. The store need not be
+// reachable yet.
+func Open(cfg Config) (*Aggregator, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewSet()
+	}
+	a := &Aggregator{
+		cfg:      cfg,
+		log:      cfg.Log.With("component", "aggregator"),
+		accounts: newAccounts(),
+		done:     make(chan struct{}),
+	}
+	var err error
+	a.journal, err = journal.Open(journal.Config{
+		Dir:          filepath.Join(cfg.Dir, "journal"),
+		SegmentBytes: cfg.SegmentBytes,
+		Now:          cfg.Now,
+		Log:          cfg.Log.With("component", "journal"),
+		Metrics:      cfg.Metrics,
+		Registerer:   cfg.Registerer,
+		Committed:    a.committed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.begin(); err != nil {
+		return nil, errors.Join(err, a.journal.Close())
+	}
+	return a, nil
+}
+
+// begin prepares and starts the applier.
+func (a *Aggregator) begin() (err error) {
+	a.applier = newApplier(a)
+	if a.metrics, err = newMetrics(a.cfg.Metrics, a.cfg.Registerer, a.applier); err != nil {
+		return err
+	}
+	if a.applier.identity, err = openIdentity(a.cfg.Dir, a.journal.ID(), a.cfg.Store.Partitions()); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	if a.applier.checkpoints, err = openCheckpoints(filepath.Join(a.cfg.Dir, "checkpoints")); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	if err := a.applier.recoverAccepted(); err != nil {
+		return fmt.Errorf("recover accounts: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop = cancel
+	go func() {
+		defer close(a.done)
+		a.applier.run(ctx)
+	}()
+	return nil
+}
+
+// Accept journals a batch and returns when it is durable. An error that is ErrUnavailable means that it isn't in the
+// journal and never will be. The batch may be reused afterwards.
+func (a *Aggregator) Accept(batch *event.Batch) error {
+	_, err := a.journal.Append(journal.Batch{N: batch.N, Entries: batch.Entries, Tag: batch})
+	return err
+}
+
+// Ready returns nil while the journal can accept, and otherwise says why it cannot. It doesn't depend on the store.
+func (a *Aggregator) Ready() error { return a.journal.Ready() }
+
+// Oldest returns the oldest UTC day inside the retention window.
+func (a *Aggregator) Oldest() event.Day {
+	return event.DayOf(a.cfg.Now()) - event.Day(a.cfg.Retention) + 1
+}
+
+// producers returns the ids under which this data directory has counted.
+func (a *Aggregator) producers() []string { return a.applier.producerIDs() }
+
+// Close stops the applier when the batch in hand is applied, and closes the journal. What is not applied yet will be after
+// the next Open.
+func (a *Aggregator) Close() error {
+	a.closeOnce.Do(func() {
+		a.stop()
+		<-a.done
+		a.closeErr = a.journal.Close()
+	})
+	return a.closeErr
+}

@@ -1,0 +1,321 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"time"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// chain is one partition's way through the journal: what has been applied to it, and the batch being made.
+type chain struct {
+	p         *applier
+	partition int
+
+	// producer is the index of the producer being applied, in identity.Producers. until is where its events end.
+	producer int
+	until    uint64
+	// stored is the producer's offset in the store; position is how far the journal has been seen, which is further where
+	// no event behind stored belongs to this partition.
+	stored, position uint64
+	totals           meter.Totals
+
+	// The fold. folding says that this chain takes part in it.
+	folding bool
+	folder  *meter.Folder
+	now     time.Time
+	claims  []store.Claim
+	claimed []uint64           // the events that make the claims
+	seen    map[[16]byte]int64 // acceptance of the ids of this fold
+	found   []uint64           // duplicates within this fold that have no verdict yet
+
+	// batch is what is being applied; it is kept after an error and tried again.
+	batch   *store.Batch
+	moved   counts // the batch's events per type, duplicates included
+	stats   meter.Stats
+	unknown uint64 // events of the batch whose ids were too old to be checked
+
+	// err is how the last attempt ended, retryAt when the next one is due.
+	err     error
+	retry   backoff
+	retryAt time.Time
+}
+
+func newChain(p *applier, partition int) *chain {
+	return &chain{p: p, partition: partition, folder: meter.NewFolder(p.a.cfg.Meters), seen: map[[16]byte]int64{}}
+}
+
+// id is the producer's id.
+func (c *chain) id() string { return c.p.identity.Producers[c.producer].ID }
+
+// current says that the chain applies the last producer's events, which are the new ones. Those of an earlier producer
+// are applied apart, so that no batch spans two.
+func (c *chain) current() bool { return c.producer == len(c.p.identity.Producers)-1 }
+
+// begin starts a fold, and says whether the chain takes part in it.
+func (c *chain) begin() bool {
+	c.folding = c.position >= c.p.position && c.batch == nil && c.current()
+	if c.folding {
+		c.reset()
+	}
+	return c.folding
+}
+
+func (c *chain) reset() {
+	c.folder.Reset(c.p.a.Oldest())
+	c.unknown = 0
+	c.now = c.p.a.cfg.Now()
+	c.claims, c.claimed, c.found = c.claims[:0], c.claimed[:0], c.found[:0]
+	clear(c.seen)
+}
+
+// add folds one event.
+func (c *chain) add(seq uint64, v *event.View, user string) {
+	if len(v.ID) > 0 && c.duplicate(seq, v) {
+		c.folder.Duplicate(v)
+		return
+	}
+	c.folder.Add(v, user)
+}
+
+// duplicate judges an event with a client's id as far as that is possible without the store, and claims the id.
+func (c *chain) duplicate(seq uint64, v *event.View) bool {
+	if c.p.verdicts.has(seq) {
+		return true
+	}
+	digest := store.DigestOf(v.UserID, v.ID)
+	if at, ok := c.seen[digest]; ok && within(at, v.AcceptedMillis) {
+		c.found = append(c.found, seq)
+		return true
+	}
+	c.seen[digest] = v.AcceptedMillis
+	if c.now.UnixMilli()-v.AcceptedMillis > verifiableAge.Milliseconds() {
+		if seq > c.p.checkpoints.newest().Seq { // up to there it has been counted before, when it could be checked
+			c.unknown++
+		}
+		return false
+	}
+	c.claims = append(c.claims, store.Claim{Digest: digest, AcceptedMillis: v.AcceptedMillis})
+	c.claimed = append(c.claimed, seq)
+	return false
+}
+
+// within says whether two acceptances of an id are so close that they are one event's.
+func within(a, b int64) bool {
+	return max(a-b, b-a) < store.DuplicateWindow.Milliseconds()
+}
+
+// apply ends the fold at position and applies it.
+func (c *chain) apply(ctx context.Context, position uint64) error {
+	c.folding = false
+	stats := c.folder.Stats()
+	if stats.Events+stats.Duplicates == 0 {
+		c.position = max(c.position, position)
+		return nil
+	}
+	if err := c.judge(c.found); err != nil {
+		return err
+	}
+	c.makeBatch(position)
+	return c.send(ctx)
+}
+
+// full says that the fold has as many cells as one Apply should take.
+func (c *chain) full() bool {
+	limit := c.p.a.cfg.Store.MaxCells()
+	return limit > 0 && c.folder.Cells() >= limit
+}
+
+// judge journals verdicts.
+func (c *chain) judge(duplicates []uint64) error {
+	if len(duplicates) == 0 {
+		return nil
+	}
+	if err := c.p.a.journal.Note(encodeVerdict(duplicates)); err != nil {
+		return fmt.Errorf("journal verdicts: %w", err)
+	}
+	c.p.verdicts.add(duplicates...)
+	return nil
+}
+
+func (c *chain) makeBatch(position uint64) {
+	delta := c.folder.Delta()
+	c.moved = counts{}
+	for s, n := range delta.Totals {
+		c.moved[s.A] += n
+	}
+	totals := maps.Clone(c.totals)
+	changed := addTotals(totals, delta.Totals)
+	c.stats = c.folder.Stats()
+	c.batch = &store.Batch{
+		Producer:  c.id(),
+		Session:   c.p.identity.Session,
+		Partition: c.partition,
+		Prev:      c.stored,
+		Last:      position,
+		Days:      delta.Days,
+		Totals:    changed,
+		Claims:    c.claims,
+	}
+}
+
+// send applies the batch until the store has taken it or says that the chain is elsewhere.
+func (c *chain) send(ctx context.Context) error {
+	for {
+		began := time.Now()
+		out, err := c.p.a.cfg.Store.Apply(ctx, c.batch)
+		c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
+		if err != nil {
+			return fmt.Errorf("apply to partition %d: %w", c.partition, err)
+		}
+		switch {
+		case out.Applied:
+			c.finish(out)
+			return nil
+		case len(out.Taken) > 0:
+			duplicates := make([]uint64, len(out.Taken))
+			for i, taken := range out.Taken {
+				duplicates[i] = c.claimed[taken]
+			}
+			if err := c.refold(duplicates); err != nil {
+				return err
+			}
+		default:
+			// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
+			return c.moveTo(ctx, out.Offset)
+		}
+	}
+}
+
+// refold folds the batch's events again, without duplicates that the store knows of.
+func (c *chain) refold(duplicates []uint64) error {
+	if err := c.judge(duplicates); err != nil {
+		return err
+	}
+	position, err := c.read(c.batch.Last)
+	if err != nil {
+		return err
+	}
+	if err := c.judge(c.found); err != nil {
+		return err
+	}
+	c.makeBatch(position)
+	return nil
+}
+
+// read folds this chain's events behind its position, up to target or until there are enough for one fold. It returns
+// where it ended.
+func (c *chain) read(target uint64) (uint64, error) {
+	c.reset()
+	position, n := c.position, 0
+	err := c.p.records(c.position, func(rec *journal.Record) bool {
+		if rec.Note != nil {
+			return true
+		}
+		var v event.View
+		for seq, entry := range rec.Each {
+			if seq <= c.position || seq > target {
+				continue
+			}
+			if user, ok := c.p.view(seq, entry, &v); ok && user.partition == c.partition {
+				c.add(seq, &v, user.name)
+				n++
+			}
+		}
+		position = max(position, min(target, rec.First+uint64(rec.N)-1))
+		return position < target && n < maxFoldEvents && !c.full()
+	})
+	return position, err
+}
+
+// finish takes note of a batch that the store has taken.
+func (c *chain) finish(out store.Outcome) {
+	batch := c.batch
+	c.batch = nil
+	c.stored = batch.Last
+	c.position = max(c.position, batch.Last)
+	maps.Copy(c.totals, batch.Totals)
+	c.p.a.accounts.apply(totalsOf{batch.Producer, c.partition}, c.moved, batch.Totals)
+	c.p.a.metrics.applied(c.stats, out.Overflow, c.unknown)
+}
+
+// confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.
+func (c *chain) confirm(ctx context.Context, last uint64) error {
+	last = min(last, c.until)
+	out, err := c.p.a.cfg.Store.Apply(ctx, &store.Batch{
+		Producer:  c.id(),
+		Session:   c.p.identity.Session,
+		Partition: c.partition,
+		Prev:      c.stored,
+		Last:      max(last, c.stored),
+	})
+	if err != nil {
+		return fmt.Errorf("compare offset of partition %d: %w", c.partition, err)
+	}
+	if !out.Applied {
+		return c.moveTo(ctx, out.Offset)
+	}
+	c.stored = out.Offset
+	return nil
+}
+
+// moveTo follows the store to the offset found there: forward where a batch had taken effect unnoticed, back where the
+// store has lost some.
+func (c *chain) moveTo(ctx context.Context, found uint64) error {
+	if found < c.stored {
+		c.p.a.metrics.rewinds.Inc()
+		c.p.log.Warn("store has lost what was applied to it; applying it again from the journal",
+			"partition", c.partition, "applied", c.stored, "found", found)
+	}
+	c.batch = nil
+	if err := c.load(ctx); err != nil {
+		return err
+	}
+	return c.p.recount(ctx)
+}
+
+// due says that nothing forbids an attempt now.
+func (c *chain) due() bool { return c.err == nil || !time.Now().Before(c.retryAt) }
+
+// catchUp sends the batch that failed, or applies what the chain has missed, one fold at a time.
+func (c *chain) catchUp(ctx context.Context) error {
+	switch {
+	case c.batch != nil:
+		return c.send(ctx)
+	case c.position >= c.until:
+		return c.load(ctx) // on to the next producer
+	}
+	position, err := c.read(min(c.p.position, c.until))
+	if err != nil {
+		return err
+	}
+	return c.apply(ctx, position)
+}
+
+// records calls f for the records behind after, until it returns false or the journal ends.
+func (p *applier) records(after uint64, f func(*journal.Record) bool) error {
+	r, err := p.a.journal.Reader(after)
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	for {
+		rec, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read journal: %w", err)
+		}
+		p.noteGap(&rec)
+		if !f(&rec) {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package aggregator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"usaged/aggregator/durable"
+	"usaged/aggregator/meter"
+)
+
+// checkpoint is what has been counted at the end of a segment of the journal: <data>/checkpoints/<segment>.json. It
+// stands in for the segments up to that one when the rollups are rebuilt after those have been deleted.
+type checkpoint struct {
+	Version int `json:"version"`
+	Segment int `json:"segment"`
+	// Seq is the sequence number of the segment's last event.
+	Seq uint64 `json:"seq"`
+	// Accepted has the number of events per type up to Seq, without the damaged ones, which are in Damaged.
+	Accepted counts `json:"accepted"`
+	Damaged  []run  `json:"damaged,omitempty"`
+	// Totals are the lifetime totals per producer id and partition.
+	Totals map[string][]meter.Totals `json:"totals"`
+}
+
+const checkpointVersion = 1
+
+// checkpoints are the files of one directory, by ascending segment.
+type checkpoints struct {
+	dir  string
+	list []*checkpoint
+}
+
+func openCheckpoints(dir string) (*checkpoints, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &checkpoints{dir: dir}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if _, err := strconv.Atoi(name); !ok || err != nil {
+			continue // also what a crash left of an unfinished file
+		}
+		cp, err := readCheckpoint(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		c.list = append(c.list, cp)
+	}
+	slices.SortFunc(c.list, func(a, b *checkpoint) int { return a.Segment - b.Segment })
+	return c, nil
+}
+
+func readCheckpoint(path string) (*checkpoint, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	cp := &checkpoint{}
+	if err := json.Unmarshal(data, cp); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w): restore it from a backup, or delete it if newer checkpoints exist and the database is whole", path, err)
+	}
+	if cp.Version != checkpointVersion {
+		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", path, cp.Version)
+	}
+	return cp, nil
+}
+
+func (c *checkpoints) path(segment int) string {
+	return filepath.Join(c.dir, fmt.Sprintf("%08d.json", segment))
+}
+
+// write makes a checkpoint durable.
+func (c *checkpoints) write(cp *checkpoint) error {
+	cp.Version = checkpointVersion
+	data, err := json.Marshal(cp)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(c.path(cp.Segment), append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write checkpoint of segment %d: %w", cp.Segment, err)
+	}
+	c.list = append(c.list, cp)
+	return nil
+}
+
+// newest returns the newest checkpoint, or one of nothing.
+func (c *checkpoints) newest() *checkpoint {
+	if len(c.list) == 0 {
+		return &checkpoint{Segment: -1, Accepted: counts{}, Totals: map[string][]meter.Totals{}}
+	}
+	return c.list[len(c.list)-1]
+}
+
+// at returns the newest checkpoint that lies at or before seq, nil if there is none.
+func (c *checkpoints) at(seq uint64) *checkpoint {
+	for _, cp := range slices.Backward(c.list) {
+		if cp.Seq <= seq {
+			return cp
+		}
+	}
+	return nil
+}
+
+// prune deletes the checkpoints that no rebuild can need: all before the one at which the kept journal begins.
+func (c *checkpoints) prune(start uint64) error {
+	base := c.at(start - 1)
+	var errs []error
+	for len(c.list) > 0 && base != nil && c.list[0] != base {
+		if err := os.Remove(c.path(c.list[0].Segment)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		c.list = c.list[1:]
+	}
+	return errors.Join(errs...)
+}
+
+// clone copies what a checkpoint counts, as the beginning of the next.
+func (cp *checkpoint) clone() *checkpoint {
+	next := &checkpoint{Seq: cp.Seq, Accepted: maps.Clone(cp.Accepted), Damaged: slices.Clone(cp.Damaged), Totals: map[string][]meter.Totals{}}
+	for id, partitions := range cp.Totals {
+		for _, totals := range partitions {
+			next.Totals[id] = append(next.Totals[id], maps.Clone(totals))
+		}
+	}
+	return next
+}
+
+// totals returns the totals of a producer in a partition, which the caller may change.
+func (cp *checkpoint) totals(id string, partition, partitions int) meter.Totals {
+	for len(cp.Totals[id]) < partitions {
+		cp.Totals[id] = append(cp.Totals[id], meter.Totals{})
+	}
+	return cp.Totals[id][partition]
+}

@@ -1,0 +1,235 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// connect meets the store for the first time: it finds out whether what the store holds under our id is ours, takes the
+// producer over from an earlier process, and sets every chain to where the store is. It is repeated until it succeeds.
+func (p *applier) connect(ctx context.Context) error {
+	if err := p.leaveFenced(ctx); err != nil {
+		return err
+	}
+	if err := p.leaveAhead(ctx); err != nil {
+		return err
+	}
+	if err := p.takeOver(ctx); err != nil {
+		return err
+	}
+	for _, c := range p.chains {
+		if err := c.load(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.recount(ctx); err != nil {
+		return err
+	}
+	p.position = p.a.journal.End()
+	p.position, p.reader, p.held, p.segment = p.behind(), nil, nil, -1
+	p.connected = true
+	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,
+		"applied", p.position, "accepted", p.a.journal.End())
+	return nil
+}
+
+// leaveFenced begins a new producer where another process took over the last one while we ran.
+func (p *applier) leaveFenced(ctx context.Context) error {
+	if !p.identity.Fenced {
+		return nil
+	}
+	from := make([]uint64, len(p.chains))
+	for i := range from {
+		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
+		if err != nil {
+			return err
+		}
+		out, err := p.a.cfg.Store.Apply(ctx, &store.Batch{
+			Producer: p.identity.last().ID, Session: p.identity.Session, Partition: i, Prev: st.Offset, Last: st.Offset,
+		})
+		if err != nil && !errors.Is(err, store.ErrFenced) {
+			return err
+		}
+		// What was counted before the other took over is ours; nothing behind it is.
+		from[i] = max(min(out.Offset, p.endAtOpen), p.identity.last().From[i])
+	}
+	return p.addProducer(from, "another process took over the producer id")
+}
+
+// leaveAhead begins a new producer where the store holds events under our id that the journal had not when it was opened:
+// this data directory is a restored snapshot or a copy. The numbers that it gives out now were given out before, to
+// other events; what was accepted since the opening moves to the new id.
+func (p *applier) leaveAhead(ctx context.Context) error {
+	ahead := uint64(0)
+	for i := range p.chains {
+		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
+		if err != nil {
+			return err
+		}
+		ahead = max(ahead, st.Offset)
+	}
+	if ahead <= p.endAtOpen {
+		return nil
+	}
+	p.a.metrics.storeAhead.Set(1)
+	from := make([]uint64, len(p.chains))
+	for i := range from {
+		from[i] = max(p.endAtOpen, p.identity.last().From[i])
+	}
+	return p.addProducer(from, "the store holds events that this journal does not: it was restored from a snapshot or copied")
+}
+
+func (p *applier) addProducer(from []uint64, why string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.identity.last().ID
+	if err := p.identity.add(from); err != nil {
+		return fmt.Errorf("begin a new producer id: %w", err)
+	}
+	p.log.Warn("counting new events under a new producer id", "reason", why, "old", old, "new", p.identity.last().ID)
+	return nil
+}
+
+// takeOver makes sure that no earlier process applies anything from now on.
+func (p *applier) takeOver(ctx context.Context) error {
+	session := p.identity.Session
+	offsets := make([]uint64, len(p.chains))
+	for i := range p.chains {
+		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
+		if err != nil {
+			return err
+		}
+		session, offsets[i] = max(session, st.Session), st.Offset
+	}
+	p.mu.Lock()
+	p.identity.Session = session + 1
+	err := p.identity.save()
+	p.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("save session: %w", err)
+	}
+	for i, offset := range offsets {
+		out, err := p.a.cfg.Store.Apply(ctx, &store.Batch{
+			Producer: p.identity.last().ID, Session: p.identity.Session, Partition: i, Prev: offset, Last: offset,
+		})
+		if err != nil {
+			return err
+		}
+		if !out.Applied {
+			return fmt.Errorf("an earlier process still applies (offset %d became %d)", offset, out.Offset)
+		}
+	}
+	return nil
+}
+
+// load sets the chain to where the store is.
+func (c *chain) load(ctx context.Context) error {
+	producers := c.p.identity.Producers
+	for k := range producers {
+		st, err := c.p.a.cfg.Store.Producer(ctx, c.partition, producers[k].ID)
+		if err != nil {
+			return fmt.Errorf("read producer of partition %d: %w", c.partition, err)
+		}
+		c.p.a.accounts.setTotals(totalsOf{producers[k].ID, c.partition}, st.Totals)
+		c.producer, c.until = k, c.p.identity.until(k, c.partition)
+		c.stored, c.totals = st.Offset, maps.Clone(st.Totals)
+		c.position = max(st.Offset, producers[k].From[c.partition])
+		if c.totals == nil {
+			c.totals = meter.Totals{}
+		}
+		if c.position < c.until {
+			break
+		}
+	}
+	return c.seed(ctx)
+}
+
+// seed brings a chain whose next events have left the journal to the checkpoint at the journal's beginning.
+func (c *chain) seed(ctx context.Context) error {
+	start := c.p.a.journal.Start()
+	if c.position+1 >= start {
+		return nil
+	}
+	cp := c.p.checkpoints.at(start - 1)
+	if cp == nil || cp.Seq < start-1 {
+		return fmt.Errorf("the store has partition %d at event %d, the journal begins at %d, and no checkpoint lies there: "+
+			"restore <data>/checkpoints, or the database, from a backup", c.partition, c.position, start)
+	}
+	totals := maps.Clone(cp.totals(c.id(), c.partition, len(c.p.chains)))
+	last := min(cp.Seq, c.until)
+	out, err := c.p.a.cfg.Store.Apply(ctx, &store.Batch{
+		Producer: c.id(), Session: c.p.identity.Session, Partition: c.partition, Prev: c.stored, Last: last, Totals: totals,
+	})
+	if err != nil {
+		return fmt.Errorf("apply checkpoint to partition %d: %w", c.partition, err)
+	}
+	if !out.Applied {
+		return fmt.Errorf("apply checkpoint to partition %d: the offset %d became %d meanwhile", c.partition, c.stored, out.Offset)
+	}
+	c.p.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.partition, "checkpoint_segment", cp.Segment)
+	return c.load(ctx)
+}
+
+// recount reads the journal behind the chain that is furthest behind: it counts what is pending, and collects verdicts.
+func (p *applier) recount(ctx context.Context) error {
+	through := p.a.accounts.recount()
+	pending := counts{}
+	p.verdicts = seqSet{}
+	least := p.chains[0].position
+	for _, c := range p.chains {
+		least = min(least, c.position)
+	}
+	var failure error
+	err := p.records(least, func(rec *journal.Record) bool {
+		if rec.Note != nil {
+			failure = decodeVerdict(rec.Note, &p.verdicts)
+			return failure == nil
+		}
+		var v event.View
+		for seq, entry := range rec.Each {
+			if seq > through {
+				break
+			}
+			if user, ok := p.view(seq, entry, &v); ok && seq > p.chains[user.partition].position {
+				pending[string(v.Type)]++
+			}
+		}
+		return true
+	})
+	p.a.accounts.recounted(pending)
+	return errors.Join(err, failure)
+}
+
+// recoverAccepted counts what has been accepted: up to the newest checkpoint as it says, behind it from the journal.
+func (p *applier) recoverAccepted() error {
+	cp := p.checkpoints.newest().clone()
+	if start := p.a.journal.Start(); cp.Seq+1 < start {
+		p.log.Error("a checkpoint is missing: the types of the oldest events are unknown", "events", start-1-cp.Seq)
+		cp.Accepted.add(event.Other, start-1-cp.Seq)
+		cp.Seq = start - 1
+	}
+	for _, r := range cp.Damaged {
+		p.a.accounts.damage(r)
+	}
+	err := p.records(cp.Seq, func(rec *journal.Record) bool {
+		var v event.View
+		for seq, entry := range rec.Each {
+			if seq <= cp.Seq {
+				continue
+			}
+			if _, ok := p.view(seq, entry, &v); ok {
+				cp.Accepted.add(string(v.Type), 1)
+			}
+		}
+		return true
+	})
+	p.a.accounts.restore(cp.Accepted, p.a.journal.End())
+	return err
+}

@@ -1,0 +1,105 @@
+package aggregator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"usaged/aggregator/durable"
+)
+
+// identity is who this data directory counts as: the file <data>/producer.json.
+//
+// Normally it names one producer, whose id is the journal's. Another is added when the store turns out to hold events
+// under the old id that are not in our journal: the data directory was restored from a snapshot, or copied and both
+// copies ran. What was accepted since then counts under the new id, so that nothing is taken for counted that isn't.
+type identity struct {
+	path string
+
+	Version int `json:"version"`
+	// Session is the highest session that this directory has used. It is durable before it is used.
+	Session uint64 `json:"session"`
+	// Fenced says that another process has taken over the last producer, so that the next start must add one.
+	Fenced bool `json:"fenced,omitempty"`
+	// Producers are in the order of their time. A producer counts the events behind From up to the next one's From.
+	Producers []producerSpan `json:"producers"`
+}
+
+type producerSpan struct {
+	ID string `json:"id"`
+	// From has, per partition, the sequence number behind which the producer's events begin.
+	From []uint64 `json:"from"`
+}
+
+const identityVersion = 1
+
+// openIdentity reads the file, or makes it for a journal that is new.
+func openIdentity(dir, journalID string, partitions int) (*identity, error) {
+	id := &identity{path: filepath.Join(dir, "producer.json")}
+	data, err := os.ReadFile(id.path)
+	if errors.Is(err, os.ErrNotExist) {
+		id.Version = identityVersion
+		id.Producers = []producerSpan{{ID: journalID, From: make([]uint64, partitions)}}
+		return id, id.save()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, id); err != nil || len(id.Producers) == 0 {
+		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup", id.path, err)
+	}
+	if id.Version != identityVersion {
+		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", id.path, id.Version)
+	}
+	for _, p := range id.Producers {
+		if len(p.From) != partitions {
+			return nil, fmt.Errorf("%s was made for %d partitions and the store has %d: start with the store this data directory was used with",
+				id.path, len(p.From), partitions)
+		}
+	}
+	return id, nil
+}
+
+func (id *identity) save() error {
+	data, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(id.path, append(data, '\n'), 0o644)
+}
+
+// last is the producer that new events count under.
+func (id *identity) last() *producerSpan { return &id.Producers[len(id.Producers)-1] }
+
+// until returns where a producer's events in a partition end.
+func (id *identity) until(producer, partition int) uint64 {
+	if producer+1 == len(id.Producers) {
+		return ^uint64(0)
+	}
+	return id.Producers[producer+1].From[partition]
+}
+
+// producerOf returns the index of the producer that an event counts under.
+func (id *identity) producerOf(partition int, seq uint64) int {
+	for k := range id.Producers {
+		if seq <= id.until(k, partition) {
+			return k
+		}
+	}
+	return len(id.Producers) - 1
+}
+
+// add begins a new producer.
+func (id *identity) add(from []uint64) error {
+	next, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	id.Producers = append(id.Producers, producerSpan{ID: next.String(), From: from})
+	id.Fenced = false
+	return id.save()
+}

@@ -1,0 +1,255 @@
+package aggregator
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+)
+
+// Ledger is the accounts of one data directory since its beginning. In each account
+//
+//	accepted = counted + duplicates + pending + damaged
+//
+// and the sides are kept apart: accepted by the journal, pending by what the journal has and the applier hasn't seen,
+// counted and duplicates by the totals in the store.
+type Ledger struct {
+	// Producers are the ids under which this data directory has counted.
+	Producers []string
+	All       Account
+	// Types has an account per event type. The types of damaged events are unknown: only All counts them.
+	Types map[string]Account
+	// Others are the other producers that the store knows.
+	Others []OtherProducer
+}
+
+// Account is a number of events by what became of them.
+type Account struct {
+	Accepted, Counted, Duplicates, Pending, Damaged uint64
+}
+
+// OtherProducer is what another data directory has contributed.
+type OtherProducer struct {
+	ID                  string
+	Counted, Duplicates uint64
+}
+
+// accounts keeps what Ledger reports. It is safe for concurrent use.
+type accounts struct {
+	mu       sync.Mutex
+	changed  sync.Cond // known or recounting changed
+	end      uint64    // the last event that accepted and pending include
+	accepted counts
+	pending  counts
+	damaged  seqSet // accepted, and unreadable now
+	// known says that the store's totals have been read. recounting says that pending is being counted anew.
+	known, recounting bool
+	totals            map[totalsOf]meter.Totals // copies
+}
+
+// totalsOf names the totals of one producer in one partition.
+type totalsOf struct {
+	producer  string
+	partition int
+}
+
+func newAccounts() *accounts {
+	a := &accounts{accepted: counts{}, pending: counts{}, totals: map[totalsOf]meter.Totals{}}
+	a.changed.L = &a.mu
+	return a
+}
+
+// restore sets what was accepted before the journal was opened.
+func (a *accounts) restore(accepted counts, end uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.accepted, a.end = accepted, end
+}
+
+// commit adds a batch that the journal has made durable. It is called in the order of the journal.
+func (a *accounts) commit(first uint64, types []event.TypeCount, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.end = first + uint64(n) - 1
+	for _, t := range types {
+		a.accepted.add(t.Type, uint64(t.N))
+		a.pending[a.admitted(t.Type)] += uint64(t.N)
+	}
+}
+
+// admitted returns the name under which a type is pending: as it was accepted. a.mu is held.
+func (a *accounts) admitted(eventType string) string {
+	if _, known := a.accepted[eventType]; known {
+		return eventType
+	}
+	return event.Other
+}
+
+// apply moves events from pending to the totals of a producer. moved has the events per type, totals their new values.
+func (a *accounts) apply(of totalsOf, moved counts, changed meter.Totals) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for t, n := range moved {
+		a.pending[a.admitted(t)] -= n
+	}
+	if a.totals[of] == nil {
+		a.totals[of] = meter.Totals{}
+	}
+	maps.Copy(a.totals[of], changed)
+}
+
+// setTotals replaces the totals of a producer by what the store holds.
+func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.totals[of] = maps.Clone(totals)
+}
+
+// recount begins to count pending anew and returns the last event that the caller has to count; later ones are counted
+// as they are committed.
+func (a *accounts) recount() (through uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.recounting = true
+	a.pending = counts{}
+	return a.end
+}
+
+// recounted ends what recount began.
+func (a *accounts) recounted(pending counts) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for t, n := range pending {
+		a.pending[a.admitted(t)] += n
+	}
+	a.recounting, a.known = false, true
+	a.changed.Broadcast()
+}
+
+// damage notes events that cannot be read any more.
+func (a *accounts) damage(r run) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.damaged.addRun(r)
+}
+
+// counted returns this data directory's lifetime totals over producers and partitions, or false while they are not
+// known yet.
+func (a *accounts) counted() (meter.Totals, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	sum := meter.Totals{}
+	for _, totals := range a.totals {
+		for s, n := range totals {
+			sum[s] += n
+		}
+	}
+	return sum, a.known
+}
+
+// ledger takes a consistent view. It waits while pending is being counted, and until the store's totals are known.
+func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
+	stop := context.AfterFunc(ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.changed.Broadcast()
+	})
+	defer stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.known || a.recounting {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		a.changed.Wait()
+	}
+	l := &Ledger{Types: map[string]Account{}}
+	l.All.Accepted, l.All.Damaged = a.end, a.damaged.len(a.end)
+	edit := func(eventType string, f func(*Account)) {
+		t := l.Types[eventType]
+		f(&t)
+		f(&l.All)
+		l.Types[eventType] = t
+	}
+	for t, n := range a.accepted {
+		acc := l.Types[t]
+		acc.Accepted = n
+		l.Types[t] = acc
+	}
+	for t, n := range a.pending {
+		edit(t, func(acc *Account) { acc.Pending += n })
+	}
+	for _, totals := range a.totals {
+		for s, n := range totals {
+			switch s.Family {
+			case meter.FamilyEvents:
+				edit(s.A, func(acc *Account) { acc.Counted += n })
+			case meter.FamilyDuplicates:
+				edit(s.A, func(acc *Account) { acc.Duplicates += n })
+			}
+		}
+	}
+	return l, nil
+}
+
+// Ledger returns the accounts of this data directory and what the store knows of others. It waits until the store has
+// been reached for the first time, or ctx ends.
+func (a *Aggregator) Ledger(ctx context.Context) (*Ledger, error) {
+	l, err := a.accounts.ledger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]bool{}
+	for _, p := range a.producers() {
+		own[p] = true
+		l.Producers = append(l.Producers, p)
+	}
+	all, err := a.cfg.Store.Producers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if own[p.ID] {
+			continue
+		}
+		other := OtherProducer{ID: p.ID}
+		for s, n := range p.Totals {
+			switch s.Family {
+			case meter.FamilyEvents:
+				other.Counted += n
+			case meter.FamilyDuplicates:
+				other.Duplicates += n
+			}
+		}
+		l.Others = append(l.Others, other)
+	}
+	return l, nil
+}
+
+// Totals returns this data directory's lifetime totals, and false while they are not known: until the store has been
+// reached for the first time, or while the rollups are being rebuilt.
+func (a *Aggregator) Totals() (meter.Totals, bool) { return a.accounts.counted() }
+
+// committed is the journal's callback.
+func (a *Aggregator) committed(first uint64, b journal.Batch) {
+	batch := b.Tag.(*event.Batch)
+	a.accounts.commit(first, batch.Types, batch.N)
+}
+
+func (a *accounts) pendingEvents() (sum uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.pending {
+		sum += n
+	}
+	return sum
+}
+
+func (a *accounts) isKnown() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.known
+}

@@ -1,0 +1,190 @@
+package aggregator
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+)
+
+const (
+	// maintainInterval is how often retention is looked after.
+	maintainInterval = time.Minute
+	// graceDays is how much longer than the retention window the journal keeps events: a rollup of the oldest day can
+	// be rebuilt whole, wherever on the earth and however late its events were sent.
+	graceDays = 3
+)
+
+// maintain writes checkpoints, begins a segment each day, and deletes what is past its time.
+func (p *applier) maintain(ctx context.Context) {
+	if err := p.checkpoint(); err != nil {
+		p.a.metrics.checkpointErrors.Inc()
+		p.log.Error("no checkpoint could be written; segments are kept until one can", "err", err)
+	}
+	now := time.Now()
+	today := event.DayOf(p.a.cfg.Now())
+	if now.Sub(p.lastMaintenance) < maintainInterval && today == p.day {
+		return
+	}
+	p.lastMaintenance = now
+	if p.day != today && p.day != 0 {
+		// A segment of its own for each day, so that retention doesn't wait for little traffic to fill one.
+		if err := p.a.journal.Roll(); err != nil {
+			p.log.Warn("segment could not be ended at midnight", "err", err)
+		}
+	}
+	p.day = today
+	if err := p.a.cfg.Store.Expire(ctx, p.a.Oldest(), p.a.cfg.Now()); err != nil {
+		p.a.metrics.storeErrors.Inc()
+		p.log.Warn("expired days could not be removed from the store; retrying in a minute", "err", err)
+	}
+	p.retire()
+}
+
+// checkpoint writes the checkpoints of sealed segments that have been applied.
+func (p *applier) checkpoint() error {
+	newest := p.checkpoints.newest()
+	applied := p.behind()
+	for _, seg := range p.a.journal.Segments() {
+		if !seg.Sealed || seg.Index <= newest.Segment || seg.Last > applied {
+			continue
+		}
+		cp := p.current(seg, applied)
+		if cp == nil {
+			var err error
+			if cp, err = p.recompute(newest, seg); err != nil {
+				return err
+			}
+		}
+		cp.Segment, cp.Seq = seg.Index, seg.Last
+		if err := p.checkpoints.write(cp); err != nil {
+			return err
+		}
+		newest = cp
+	}
+	return nil
+}
+
+// current returns the checkpoint of a segment at whose end all chains stand now, nil where they don't.
+func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
+	if seg.Last != applied {
+		return nil
+	}
+	for _, c := range p.chains {
+		if c.position != applied || c.batch != nil {
+			return nil
+		}
+	}
+	cp := &checkpoint{Accepted: counts{}, Totals: map[string][]meter.Totals{}}
+	a := p.a.accounts
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.damaged.runs {
+		if r.Last <= applied {
+			cp.Damaged = append(cp.Damaged, r)
+		}
+	}
+	for _, producer := range p.identity.Producers {
+		for i := range p.chains {
+			totals := cp.totals(producer.ID, i, len(p.chains))
+			maps.Copy(totals, a.totals[totalsOf{producer.ID, i}])
+			for s, n := range totals { // everything accepted up to here is one of the two
+				if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
+					cp.Accepted.add(s.A, n)
+				}
+			}
+		}
+	}
+	return cp
+}
+
+// recompute makes the checkpoint of a segment from the one before and the journal: the verdicts on its events are all
+// journalled, so counting them again gives the same totals.
+func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint, error) {
+	cp := base.clone()
+	var verdicts seqSet
+	var failure error
+	err := p.records(base.Seq, func(rec *journal.Record) bool {
+		if rec.Note != nil {
+			failure = decodeVerdict(rec.Note, &verdicts)
+		}
+		return failure == nil
+	})
+	if err == nil {
+		err = failure
+	}
+	if err != nil {
+		return nil, err
+	}
+	increments := map[totalsOf]meter.Totals{}
+	err = p.records(base.Seq, func(rec *journal.Record) bool {
+		if rec.Gap > 0 {
+			cp.Damaged = append(cp.Damaged, run{rec.First - rec.Gap, rec.First - 1})
+		}
+		var v event.View
+		for seq, entry := range rec.Each {
+			if seq <= base.Seq || seq > seg.Last {
+				continue
+			}
+			user, ok := p.view(seq, entry, &v)
+			if !ok {
+				continue
+			}
+			cp.Accepted.add(string(v.Type), 1)
+			family := meter.FamilyEvents
+			if verdicts.has(seq) {
+				family = meter.FamilyDuplicates
+			}
+			of := totalsOf{p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID, user.partition}
+			if increments[of] == nil {
+				increments[of] = meter.Totals{}
+			}
+			increments[of][meter.Series{Family: family, A: string(v.Type)}]++
+		}
+		return rec.First+uint64(rec.N) <= seg.Last
+	})
+	for of, n := range increments {
+		addTotals(cp.totals(of.producer, of.partition, len(p.chains)), n)
+	}
+	return cp, err
+}
+
+// retire deletes the segments that are applied, in a checkpoint, and older than retention plus graceDays, or older than
+// the newest that fit into the size limit.
+func (p *applier) retire() {
+	segments := p.a.journal.Segments()
+	deadline := p.a.cfg.Now().AddDate(0, 0, -(p.a.cfg.Retention + graceDays))
+	var total int64
+	for _, seg := range segments {
+		total += seg.Bytes
+	}
+	through, early := -1, false
+	newest := p.checkpoints.newest().Segment
+	for _, seg := range segments {
+		tooLarge := p.a.cfg.RetentionBytes > 0 && total > p.a.cfg.RetentionBytes
+		expired := seg.Newest.Before(deadline)
+		if !seg.Sealed || seg.Index > newest || !tooLarge && !expired {
+			break
+		}
+		through, total = seg.Index, total-seg.Bytes
+		early = early || !expired && seg.Last >= seg.First
+	}
+	if through < 0 {
+		return
+	}
+	if early {
+		p.a.metrics.retiredEarly.Set(1)
+		p.log.Warn("the journal exceeds --retention.size: events inside the retention window are deleted, and their days can no longer be rebuilt; raise the limit or the disk's size",
+			"limit_bytes", p.a.cfg.RetentionBytes, "through_segment", through)
+	}
+	if err := p.a.journal.Remove(through); err != nil {
+		p.log.Warn("old segments could not be deleted; retrying in a minute", "err", err)
+		return
+	}
+	if err := p.checkpoints.prune(p.a.journal.Start()); err != nil {
+		p.log.Warn("old checkpoints could not be deleted", "err", err)
+	}
+}

@@ -1,0 +1,93 @@
+package aggregator
+
+import (
+	"fmt"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// aggregatorMetrics are the applier's. Counters and gauges live in a set, see Help.
+type aggregatorMetrics struct {
+	events, duplicates, badValues, expired, unverified *metrics.Counter
+	overflowTypes, overflowReferences                  *metrics.Counter
+	storeErrors, checkpointErrors, rewinds             *metrics.Counter
+	storeAhead, retiredEarly                           *metrics.Gauge
+	applyDuration                                      prometheus.Histogram
+}
+
+var help = map[string]string{
+	"usaged_applied_events_total":        "Events applied to the store and counted, by this process.",
+	"usaged_duplicate_events_total":      "Events applied to the store as duplicates by id, by this process.",
+	"usaged_bad_values_total":            "Metadata values that should have been integers from 0 to 2^53 and added 0.",
+	"usaged_expired_events_total":        "Events that were applied after their day had left the retention window; they add to lifetime totals only.",
+	"usaged_ids_unverified_total":        "Events counted without a check for duplicates, since they were applied more than 48 hours after their acceptance.",
+	"usaged_overflow_total":              "Events (kind types) and sums (kind references) counted under __other__ because a limit per day was reached.",
+	"usaged_store_errors_total":          "Attempts to read or write the store that failed and are repeated.",
+	"usaged_rewinds_total":               "Times that the store had lost what was applied to it, so that it was applied again from the journal.",
+	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
+	"usaged_fenced":                      "1 where another process has taken over this producer id and this one has stopped applying.",
+	"usaged_checkpoint_errors_total":     "Checkpoints that could not be written.",
+	"usaged_journal_retired_early":       "1 after the size limit has deleted events inside the retention window.",
+	"usaged_apply_lag_seconds":           "Age of the oldest event that has been accepted and not applied, 0 where there is none.",
+	"usaged_apply_pending_events":        "Events that have been accepted and not applied.",
+	"usaged_store_connected":             "1 once the store has been reached and applying has begun.",
+	"usaged_reader_cache_bytes":          "Memory used by the cache of days that are over.",
+	"usaged_reader_cache_requests_total": "Reads of one rollup and day, by whether the cache had it.",
+}
+
+// Help has the help texts of the metrics in the set.
+func Help() map[string]string { return help }
+
+func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggregatorMetrics, error) {
+	m := &aggregatorMetrics{
+		events:             set.GetOrCreateCounter("usaged_applied_events_total"),
+		duplicates:         set.GetOrCreateCounter("usaged_duplicate_events_total"),
+		badValues:          set.GetOrCreateCounter("usaged_bad_values_total"),
+		expired:            set.GetOrCreateCounter("usaged_expired_events_total"),
+		unverified:         set.GetOrCreateCounter("usaged_ids_unverified_total"),
+		overflowTypes:      set.GetOrCreateCounter(`usaged_overflow_total{kind="types"}`),
+		overflowReferences: set.GetOrCreateCounter(`usaged_overflow_total{kind="references"}`),
+		storeErrors:        set.GetOrCreateCounter("usaged_store_errors_total"),
+		checkpointErrors:   set.GetOrCreateCounter("usaged_checkpoint_errors_total"),
+		rewinds:            set.GetOrCreateCounter("usaged_rewinds_total"),
+		storeAhead:         set.GetOrCreateGauge("usaged_store_ahead", nil),
+		retiredEarly:       set.GetOrCreateGauge("usaged_journal_retired_early", nil),
+		applyDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                        "usaged_apply_duration_seconds",
+			Help:                        "Duration of applying one batch to one partition of the store.",
+			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+			NativeHistogramBucketFactor: 1.1,
+		}),
+	}
+	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return p.lag().Seconds() })
+	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.pendingEvents()) })
+	set.NewGauge("usaged_fenced", func() float64 { return boolValue(p.isFenced()) })
+	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.isKnown()) })
+	if reg != nil {
+		if err := reg.Register(m.applyDuration); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *aggregatorMetrics) applied(stats meter.Stats, overflow store.Overflow, unverified uint64) {
+	m.events.AddInt64(int64(stats.Events))
+	m.duplicates.AddInt64(int64(stats.Duplicates))
+	m.badValues.AddInt64(int64(stats.BadValues))
+	m.expired.AddInt64(int64(stats.Expired))
+	m.unverified.AddInt64(int64(unverified))
+	m.overflowTypes.AddInt64(int64(overflow.Types))
+	m.overflowReferences.AddInt64(int64(overflow.References))
+}
+
+func boolValue(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,359 @@
+package aggregator
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"golang.org/x/sync/errgroup"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+var (
+	// ErrNoMeter says that no meter has the name asked for.
+	ErrNoMeter = errors.New("no such meter")
+	// ErrNoReference says that a meter counts by user only.
+	ErrNoReference = errors.New("the meter has no reference")
+)
+
+// Reader answers questions about windows of days. It is safe for concurrent use.
+//
+// Every answer begins with the versions of the days in the window. A day whose version is unchanged is answered from
+// memory; so an event that arrives late shows at once, and days that are over cost no read.
+type Reader struct {
+	cfg          ReaderConfig
+	cache        *cache
+	hits, misses *metrics.Counter
+}
+
+// ReaderConfig assembles a reader.
+type ReaderConfig struct {
+	// Store has the rollups. Required.
+	Store store.Store
+	// Meters are those of the aggregator that fills the store.
+	Meters []meter.Meter
+	// Retention is the longest window, in days. Required.
+	Retention int
+	// Now is the clock, time.Now where nil.
+	Now func() time.Time
+	// Log and Metrics may be nil.
+	Log     *slog.Logger
+	Metrics *metrics.Set
+}
+
+// NewReader returns a reader with an empty cache.
+func NewReader(cfg ReaderConfig) *Reader {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewSet()
+	}
+	r := &Reader{
+		cfg:    cfg,
+		cache:  newCache(),
+		hits:   cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="hit"}`),
+		misses: cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="miss"}`),
+	}
+	cfg.Metrics.NewGauge("usaged_reader_cache_bytes", func() float64 { return float64(r.cache.size()) })
+	return r
+}
+
+// Retention returns the length of the longest window, in days.
+func (r *Reader) Retention() int { return r.cfg.Retention }
+
+// Window returns the window of n days that ends with today (UTC).
+func (r *Reader) Window(n int) Window { return LastDays(event.DayOf(r.cfg.Now()), n) }
+
+// Version returns a string that changes whenever an answer about the window may.
+func (r *Reader) Version(ctx context.Context, w Window) (string, error) {
+	versions, err := r.cfg.Store.Versions(ctx, w.Days())
+	if err != nil {
+		return "", err
+	}
+	h := fnv.New128a()
+	fmt.Fprint(h, w.From, w.To, strings.Join(versions, " "))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)), nil
+}
+
+// Total is the total of a user or reference.
+type Total struct {
+	Key string
+	N   uint64
+}
+
+// TypeUsers are the events of one type by user.
+type TypeUsers struct {
+	Type string
+	// Users are in descending order of their totals, ties in order of the key.
+	Users []Total
+}
+
+// SummaryQuery narrows a summary. The zero value asks for everything.
+type SummaryQuery struct {
+	EventType, UserID string
+	// Top is the number of busiest users per type, 0 for all.
+	Top int
+}
+
+// Summary returns the events by type and user, in the order of the types. A type without events in the window, or without
+// any of the user asked for, is left out.
+func (r *Reader) Summary(ctx context.Context, w Window, q SummaryQuery) ([]TypeUsers, error) {
+	days, versions, types, err := r.window(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	if q.EventType != "" {
+		if _, found := slices.BinarySearch(types, q.EventType); !found {
+			return nil, nil
+		}
+		types = []string{q.EventType}
+	}
+	rollups := make([]meter.Rollup, len(types))
+	for i, t := range types {
+		rollups[i] = meter.TypeRollup(t)
+	}
+	if err := r.fill(ctx, rollups, days, versions); err != nil {
+		return nil, err
+	}
+	var summary []TypeUsers
+	for i, t := range types {
+		users, err := r.sum(ctx, rollups[i:i+1], days, versions)
+		if err != nil {
+			return nil, err
+		}
+		if q.UserID != "" {
+			users = slices.DeleteFunc(users, func(total Total) bool { return total.Key != q.UserID })
+		}
+		if len(users) > 0 {
+			summary = append(summary, TypeUsers{Type: t, Users: busiest(users, q.Top)})
+		}
+	}
+	return summary, nil
+}
+
+// Meters returns the names of the meters, sorted.
+func (r *Reader) Meters() []string {
+	var names []string
+	for _, m := range r.cfg.Meters {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (r *Reader) meter(name string) *meter.Meter {
+	if i := slices.IndexFunc(r.cfg.Meters, func(m meter.Meter) bool { return m.Name == name }); i >= 0 {
+		return &r.cfg.Meters[i]
+	}
+	return nil
+}
+
+// Default returns the dimension in which a meter is answered when none is asked for.
+func (r *Reader) Default(name string) meter.Dim {
+	if m := r.meter(name); m != nil {
+		return m.Default()
+	}
+	return meter.ByUser
+}
+
+// Meter returns the totals of a meter, the top largest or, with 0, all: in descending order, ties in order of the key.
+func (r *Reader) Meter(ctx context.Context, w Window, name string, dim meter.Dim, top int) ([]Total, error) {
+	m := r.meter(name)
+	if m == nil {
+		return nil, ErrNoMeter
+	}
+	if dim == meter.ByReference && m.Reference == "" {
+		return nil, ErrNoReference
+	}
+	days, versions, types, err := r.window(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	rollups := m.Rollups(dim, types)
+	if err := r.fill(ctx, rollups, days, versions); err != nil {
+		return nil, err
+	}
+	totals, err := r.sum(ctx, rollups, days, versions)
+	return busiest(totals, top), err
+}
+
+// DayTypes are the events of one day by type.
+type DayTypes struct {
+	Day   event.Day
+	Types map[string]uint64
+}
+
+// Daily returns every day of the window, oldest first.
+func (r *Reader) Daily(ctx context.Context, w Window) ([]DayTypes, error) {
+	days := w.Days()
+	types, err := r.cfg.Store.Types(ctx, days)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]DayTypes, len(days))
+	for i, day := range days {
+		list[i] = DayTypes{Day: day, Types: types[i]}
+	}
+	return list, nil
+}
+
+// window reads what every answer begins with: the versions of the days and the types that occur in them.
+func (r *Reader) window(ctx context.Context, w Window) (days []event.Day, versions, types []string, err error) {
+	days = w.Days()
+	if versions, err = r.cfg.Store.Versions(ctx, days); err != nil {
+		return nil, nil, nil, err
+	}
+	var missing []int
+	var missingDays []event.Day
+	all := map[string]bool{}
+	collect := func(day map[string]uint64) {
+		for t := range day {
+			all[t] = true
+		}
+	}
+	for i, day := range days {
+		if versions[i] == "" {
+			continue
+		}
+		if t, ok := r.cache.types(day, versions[i]); ok {
+			collect(t)
+			continue
+		}
+		missing, missingDays = append(missing, i), append(missingDays, day)
+	}
+	if len(missing) > 0 {
+		read, err := r.cfg.Store.Types(ctx, missingDays)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for k, i := range missing {
+			collect(read[k])
+			r.cache.setTypes(days[i], versions[i], read[k])
+		}
+	}
+	return days, versions, slices.Sorted(maps.Keys(all)), nil
+}
+
+// fill reads what the cache lacks, on all cores.
+func (r *Reader) fill(ctx context.Context, rollups []meter.Rollup, days []event.Day, versions []string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, day := range days {
+		for _, rollup := range rollups {
+			if versions[i] == "" {
+				continue
+			}
+			if r.cache.has(day, versions[i], rollup) {
+				r.hits.Inc()
+				continue
+			}
+			if r.cache.size() >= maxCacheBytes {
+				break
+			}
+			r.misses.Inc()
+			group.Go(func() error {
+				cells := &cellList{}
+				if err := r.cfg.Store.Sum(ctx, rollup, []event.Day{day}, cells.append); err != nil {
+					return err
+				}
+				r.cache.put(day, versions[i], rollup, cells)
+				return nil
+			})
+		}
+	}
+	return group.Wait()
+}
+
+// sum adds up rollups over days: from the cache, and what has no room there from the store.
+func (r *Reader) sum(ctx context.Context, rollups []meter.Rollup, days []event.Day, versions []string) ([]Total, error) {
+	cached, missing := r.cache.sumOf(rollups, days, versions)
+	list := cached.list()
+	if len(missing) == 0 {
+		return list, nil
+	}
+	more := map[string]uint64{}
+	for _, total := range list {
+		more[total.Key] = total.N
+	}
+	for rollup, days := range missing {
+		err := r.cfg.Store.Sum(ctx, rollup, days, func(key []byte, n uint64) { more[string(key)] += n })
+		if err != nil {
+			return nil, err
+		}
+	}
+	list = list[:0]
+	for key, n := range more {
+		list = append(list, Total{key, n})
+	}
+	return list, nil
+}
+
+// busiest sorts totals as answers list them, and cuts them to the top.
+func busiest(totals []Total, top int) []Total {
+	slices.SortFunc(totals, func(a, b Total) int {
+		if a.N != b.N {
+			return cmp.Compare(b.N, a.N)
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	if top > 0 && top < len(totals) {
+		totals = totals[:top]
+	}
+	return totals
+}
+
+// Warm fills the cache with the whole retention window, and again after each midnight (UTC), until ctx ends.
+func (r *Reader) Warm(ctx context.Context) {
+	for {
+		if err := r.warmOnce(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Log.Warn("cache could not be filled; days are read when they are asked for", "err", err)
+		}
+		now := r.cfg.Now()
+		midnight := (event.DayOf(now) + 1).Time()
+		timer := time.NewTimer(midnight.Sub(now) + time.Minute) // by then the day before is nearly complete
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+func (r *Reader) warmOnce(ctx context.Context) error {
+	w := r.Window(r.cfg.Retention)
+	r.cache.keep(w.From)
+	days, versions, types, err := r.window(ctx, w)
+	if err != nil {
+		return err
+	}
+	var rollups []meter.Rollup
+	for _, t := range types {
+		rollups = append(rollups, meter.TypeRollup(t))
+	}
+	for i := range r.cfg.Meters {
+		m := &r.cfg.Meters[i]
+		rollups = append(rollups, m.Rollups(meter.ByUser, nil)...)
+		if m.Reference != "" {
+			rollups = append(rollups, m.Rollups(meter.ByReference, nil)...)
+		}
+	}
+	return r.fill(ctx, rollups, days, versions)
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// closers releases what was acquired, the last first.
+type closers struct{ steps []closer }
+
+type closer struct {
+	name  string
+	close func(context.Context) error
+}
+
+func (c *closers) push(name string, close func(context.Context) error) {
+	c.steps = append(c.steps, closer{name, close})
+}
+
+// close runs every step, each within stopTimeout, and names those that fail. A step that hangs is left behind.
+func (c *closers) close(log *slog.Logger) error {
+	var errs []error
+	for i := len(c.steps) - 1; i >= 0; i-- {
+		step := c.steps[i]
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		done := make(chan error, 1)
+		go func() { done <- step.close(ctx) }()
+		select {
+		case err := <-done:
+			if err != nil {
+				errs = append(errs, fmt.Errorf("close %s: %w", step.name, err))
+			}
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("close %s: not done after %s", step.name, stopTimeout))
+		}
+		cancel()
+		log.Debug("closed", "step", step.name, "elapsed_seconds", time.Since(began).Seconds())
+	}
+	if len(errs) == 0 {
+		log.Info("stopped")
+	}
+	c.steps = nil
+	return errors.Join(errs...)
+}

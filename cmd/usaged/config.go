@@ -1,0 +1,152 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/promslog"
+	promslogflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"usaged/api"
+)
+
+// config is what the command line and the environment say.
+type config struct {
+	listen        []string
+	webConfigFile string
+	metricsAuth   bool
+	drainDelay    time.Duration
+
+	dataDir       string
+	retentionDays int
+	retentionSize units.Base2Bytes
+	tokensFile    string
+
+	debugListen string
+	log         promslog.Config
+
+	checkConfig bool
+	exit        bool // --help or --version have printed what was asked for
+}
+
+// maxRetentionDays keeps windows, and so answers, bounded.
+const maxRetentionDays = 3660
+
+// usageError is an error of the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// parseConfig reads flags and environment: flag before environment before default.
+func parseConfig(args []string, stdout, stderr io.Writer) (*config, error) {
+	cfg := &config{}
+	app := kingpin.New("usaged", "Takes usage events, counts each exactly once, and speaks Prometheus natively.\n\n"+
+		"Without any flag it listens on 127.0.0.1:8080, keeps everything in ./data, and makes its own tokens there.\n"+
+		"Every flag has an environment variable: USAGE_ and the flag in capitals, with _ for . and -.")
+	app.UsageWriter(stdout).ErrorWriter(stderr)
+	app.HelpFlag.Short('h')
+	app.Version(version.Print("usaged"))
+	app.Terminate(func(int) { cfg.exit = true })
+	cfg.addFlags(app)
+	if _, err := app.Parse(args); err != nil && !cfg.exit {
+		return nil, &usageError{err}
+	}
+	if cfg.exit {
+		return cfg, nil
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, &usageError{err}
+	}
+	if cfg.tokensFile == "" {
+		cfg.tokensFile = filepath.Join(cfg.dataDir, "tokens.yml")
+	}
+	return cfg, nil
+}
+
+func (cfg *config) addFlags(app *kingpin.Application) {
+	flag := func(name, help string) *kingpin.FlagClause {
+		return app.Flag(name, help).Envar(envName(name))
+	}
+	flag("web.listen-address", "Address to listen on. Repeatable.").Default("127.0.0.1:8080").StringsVar(&cfg.listen)
+	flag("web.config.file", "File with TLS settings, in the format of Prometheus' exporter toolkit. Default: no TLS.").StringVar(&cfg.webConfigFile)
+	flag("web.metrics-auth", "Demand a viewer's or an admin's token for /metrics.").BoolVar(&cfg.metricsAuth)
+	flag("web.drain-delay", "How long to answer requests, with /-/ready saying 503, before stopping: the time that a load balancer needs to notice.").
+		Default("0s").DurationVar(&cfg.drainDelay)
+	flag("data.dir", "Directory of the journal, the embedded database and the tokens. Made where absent.").Default("./data").StringVar(&cfg.dataDir)
+	flag("retention.days", "Days (UTC, today included) that usage can be asked for, and that events may be dated back.").
+		Default("30").IntVar(&cfg.retentionDays)
+	flag("retention.size", "Size of the journal, as 10GB, beyond which its oldest events are deleted although they are inside the retention. 0: no limit.").
+		Default("0").BytesVar(&cfg.retentionSize)
+	flag("auth.tokens-file", "File with the tokens' names, roles and hashes. Default: tokens.yml in the data directory, which is made at the first start.").
+		StringVar(&cfg.tokensFile)
+	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
+		StringVar(&cfg.debugListen)
+	app.Flag("check-config", "Check flags and files, and exit.").BoolVar(&cfg.checkConfig)
+	promslogflag.AddFlags(app, &cfg.log)
+	for _, name := range []string{promslogflag.LevelFlagName, promslogflag.FormatFlagName} {
+		app.GetFlag(name).Envar(envName(name))
+	}
+}
+
+// envName returns the environment variable of a flag.
+func envName(flag string) string {
+	return "USAGE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flag))
+}
+
+// validate reports everything that is wrong with the values.
+func (cfg *config) validate() error {
+	var errs []error
+	for _, address := range append([]string{cfg.debugListen}, cfg.listen...) {
+		if _, _, err := net.SplitHostPort(address); err != nil && address != "" {
+			errs = append(errs, fmt.Errorf("--web.listen-address or --debug.listen-address: %q is not host:port", address))
+		}
+	}
+	if cfg.retentionDays < 1 || cfg.retentionDays > maxRetentionDays {
+		errs = append(errs, fmt.Errorf("--retention.days: %d is outside 1…%d", cfg.retentionDays, maxRetentionDays))
+	}
+	if cfg.retentionSize < 0 {
+		errs = append(errs, errors.New("--retention.size: must not be negative"))
+	}
+	if cfg.drainDelay < 0 {
+		errs = append(errs, errors.New("--web.drain-delay: must not be negative"))
+	}
+	if cfg.dataDir == "" {
+		errs = append(errs, errors.New("--data.dir: must not be empty"))
+	}
+	return errors.Join(errs...)
+}
+
+// checkFiles checks the files that the configuration names, without making any.
+func (cfg *config) checkFiles() error {
+	var errs []error
+	if err := web.Validate(cfg.webConfigFile); err != nil {
+		errs = append(errs, fmt.Errorf("--web.config.file: %w", err))
+	}
+	if _, err := api.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ownTokens says that the tokens file is the one which is made at the first start.
+func (cfg *config) ownTokens() bool {
+	return filepath.Clean(cfg.tokensFile) == filepath.Join(cfg.dataDir, "tokens.yml")
+}
+
+// logger returns the process's logger.
+func (cfg *config) logger(stderr io.Writer) *slog.Logger {
+	cfg.log.Writer = stderr
+	return promslog.New(&cfg.log)
+}

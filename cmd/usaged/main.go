@@ -1,0 +1,37 @@
+// Usaged is the usage-analytics daemon: it takes usage events over HTTP, makes them durable, counts each once, and serves
+// the counts as an API and as Prometheus metrics.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	os.Exit(Main(os.Args[1:], time.Now))
+}
+
+// Main runs the daemon until SIGINT or SIGTERM and returns its exit code: 0 after a clean stop, 2 where the command line
+// is wrong, 1 after any other error. now is the daemon's clock.
+func Main(args []string, now func() time.Time) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // from now on a second signal kills the process
+	err := run(ctx, args, os.Stdout, os.Stderr, now)
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "usaged: %v, try --help\n", err)
+		return 2
+	default:
+		fmt.Fprintf(os.Stderr, "usaged: %v\n", err)
+		return 1
+	}
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/gofrs/flock"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"usaged/aggregator"
+	"usaged/aggregator/durable"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store/sqlite"
+	"usaged/api"
+	"usaged/exporter"
+)
+
+// stopTimeout bounds each step of the stop.
+const stopTimeout = 30 * time.Second
+
+// run starts the daemon and stops it when ctx ends. What is acquired first is released last:
+//
+//	data directory ◄── debug listener ◄── store ◄── journal and applier ◄── cache warming ◄── HTTP
+//
+// so that a stop first ends ingest, then finishes applying, then closes the journal and the store.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func() time.Time) (err error) {
+	cfg, err := parseConfig(args, stdout, stderr)
+	if err != nil || cfg.exit {
+		return err
+	}
+	if cfg.checkConfig {
+		if err := cfg.checkFiles(); err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, "configuration is valid")
+		return nil
+	}
+	log := cfg.logger(stderr)
+	log.Info("starting usaged", "version", version.Info(), "data_dir", cfg.dataDir)
+
+	var open closers
+	defer func() { err = errors.Join(err, open.close(log)) }()
+
+	unlock, err := lockDataDir(cfg.dataDir)
+	if err != nil {
+		return err
+	}
+	open.push("data directory", unlock)
+
+	d := &daemon{cfg: cfg, log: log, now: now, set: metrics.NewSet(), registry: prometheus.NewRegistry()}
+	if err := d.tokens(); err != nil {
+		return err
+	}
+	if err := d.listenDebug(&open); err != nil {
+		return err
+	}
+	if err := d.aggregate(ctx, &open); err != nil {
+		return err
+	}
+	if err := d.export(); err != nil {
+		return err
+	}
+	failed, err := d.serve(&open)
+	if err != nil {
+		return err
+	}
+	return d.wait(ctx, failed)
+}
+
+// daemon is what run has assembled so far.
+type daemon struct {
+	cfg      *config
+	log      *slog.Logger
+	now      func() time.Time
+	set      *metrics.Set
+	registry *prometheus.Registry
+
+	auth     *api.Tokens
+	agg      *aggregator.Aggregator
+	reader   *aggregator.Reader
+	stopping atomic.Bool
+}
+
+// lockDataDir makes the data directory and locks it against a second daemon.
+func lockDataDir(dir string) (unlock func(context.Context) error, err error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("make data directory: %w: name a writable one with --data.dir", err)
+	}
+	lock := flock.New(filepath.Join(dir, "lock"))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w: make it writable, or name another with --data.dir", err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("data directory %s is in use by another usaged: stop that one, or name another directory with --data.dir", dir)
+	}
+	return func(context.Context) error { return lock.Close() }, nil
+}
+
+// tokens loads the tokens, and makes them at the first start.
+func (d *daemon) tokens() (err error) {
+	if d.cfg.ownTokens() {
+		made, err := api.GenerateTokens(d.cfg.dataDir)
+		if err != nil {
+			return fmt.Errorf("make tokens: %w", err)
+		}
+		if made {
+			d.log.Info("made an admin, a producer, a viewer and a user token; their plaintexts are in the data directory",
+				"files", filepath.Join(d.cfg.dataDir, "<role>.token"))
+		}
+	}
+	d.auth, err = api.LoadTokens(d.cfg.tokensFile)
+	return err
+}
+
+// listenDebug serves pprof and metrics on their own listener, which closes last so that the stop itself can be seen.
+func (d *daemon) listenDebug(open *closers) error {
+	if d.cfg.debugListen == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", d.cfg.debugListen)
+	if err != nil {
+		return fmt.Errorf("listen for --debug.listen-address: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/metrics", d.metricsHandler())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go server.Serve(listener) //nolint:errcheck // it returns when it is closed
+	open.push("debug listener", func(context.Context) error { return server.Close() })
+	d.log.Info("serving debug endpoints", "address", listener.Addr().String())
+	return nil
+}
+
+// aggregate opens the store and the aggregator.
+func (d *daemon) aggregate(ctx context.Context, open *closers) error {
+	st, err := sqlite.Open(ctx, sqlite.Config{
+		Path:    filepath.Join(d.cfg.dataDir, "usage.db"),
+		Log:     d.log.With("component", "store"),
+		Metrics: d.set,
+	})
+	if err != nil {
+		return err
+	}
+	open.push("store", func(context.Context) error { return st.Close() })
+
+	d.agg, err = aggregator.Open(aggregator.Config{
+		Dir:            d.cfg.dataDir,
+		Store:          st,
+		Meters:         meter.Builtin(),
+		Retention:      d.cfg.retentionDays,
+		RetentionBytes: int64(d.cfg.retentionSize),
+		Now:            d.now,
+		Log:            d.log,
+		Metrics:        d.set,
+		Registerer:     d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	open.push("aggregator", func(context.Context) error { return d.agg.Close() })
+
+	d.reader = aggregator.NewReader(aggregator.ReaderConfig{
+		Store:     st,
+		Meters:    meter.Builtin(),
+		Retention: d.cfg.retentionDays,
+		Now:       d.now,
+		Log:       d.log.With("component", "reader"),
+		Metrics:   d.set,
+	})
+	warmCtx, stopWarming := context.WithCancel(context.Background())
+	warmed := make(chan struct{})
+	go func() {
+		defer close(warmed)
+		d.reader.Warm(warmCtx)
+	}()
+	open.push("reader", func(context.Context) error {
+		stopWarming()
+		<-warmed
+		return nil
+	})
+	return nil
+}
+
+// export registers what /metrics shows beside what the packages have registered themselves.
+func (d *daemon) export() error {
+	usage, err := exporter.NewUsage(filepath.Join(d.cfg.dataDir, "counters.json"), d.agg.Totals, d.log)
+	if err != nil {
+		return err
+	}
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		versioncollector.NewCollector("usaged"),
+		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), aggregator.Help(), api.Help()),
+		usage,
+	} {
+		if err := d.registry.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *daemon) metricsHandler() http.Handler {
+	return promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelError),
+		Timeout:           10 * time.Second,
+	})
+}
+
+// serve listens and answers. The channel gets an error if a listener fails.
+func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
+	handler, err := api.New(api.Config{
+		Accepter:    d.agg,
+		Reader:      d.reader,
+		Ledger:      d.agg,
+		Tokens:      d.auth,
+		Ready:       d.ready,
+		Metrics:     d.metricsHandler(),
+		MetricsAuth: d.cfg.metricsAuth,
+		Now:         d.now,
+		Logger:      d.log,
+		Set:         d.set,
+		Registerer:  d.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := web.Validate(d.cfg.webConfigFile); err != nil {
+		return nil, fmt.Errorf("--web.config.file: %w", err)
+	}
+	var listeners []net.Listener
+	for _, address := range d.cfg.listen {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return nil, fmt.Errorf("listen for --web.listen-address: %w: stop what uses the address, or name another", err)
+		}
+		listeners = append(listeners, listener)
+	}
+	server := api.Server(handler, d.log)
+	serveErr := make(chan error, 1)
+	go func() {
+		err := web.ServeMultiple(listeners, server, &web.FlagConfig{WebConfigFile: &d.cfg.webConfigFile}, d.log)
+		if !errors.Is(err, http.ErrServerClosed) {
+			serveErr <- fmt.Errorf("serve HTTP: %w", err)
+		}
+	}()
+	open.push("HTTP server", server.Shutdown)
+	return serveErr, d.announce(listeners, open)
+}
+
+// ready says why a load balancer should send nothing.
+func (d *daemon) ready() error {
+	if d.stopping.Load() {
+		return errors.New("usaged is stopping")
+	}
+	return d.agg.Ready()
+}
+
+// announce writes the daemon's URL into the data directory, where usagectl finds it.
+func (d *daemon) announce(listeners []net.Listener, open *closers) error {
+	scheme := "http"
+	if d.cfg.webConfigFile != "" {
+		scheme = "https"
+	}
+	for _, l := range listeners {
+		d.log.Info("accepting requests", "url", scheme+"://"+l.Addr().String())
+	}
+	path := filepath.Join(d.cfg.dataDir, "usaged.url")
+	if err := durable.WriteFile(path, []byte(scheme+"://"+localAddress(listeners[0])+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	open.push("URL file", func(context.Context) error { return os.Remove(path) })
+	return nil
+}
+
+// localAddress returns the address under which a process on this machine reaches a listener.
+func localAddress(l net.Listener) string {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return l.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// wait waits for the signal to stop, and reloads on SIGHUP.
+func (d *daemon) wait(ctx context.Context, failed <-chan error) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+			if err := d.auth.Reload(); err != nil {
+				d.log.Error("reload failed; what was loaded before stays in force", "err", err)
+				continue
+			}
+			d.log.Info("reloaded the tokens")
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			d.stopping.Store(true)
+			d.log.Info("stopping", "drain_seconds", d.cfg.drainDelay.Seconds())
+			time.Sleep(d.cfg.drainDelay)
+			return nil
+		}
+	}
+}
