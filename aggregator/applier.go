@@ -82,6 +82,7 @@ func newApplier(a *Aggregator) *applier {
 
 // run applies until ctx ends.
 func (p *applier) run(ctx context.Context) {
+	defer func() { p.rewind(p.position) }()
 	var retry backoff
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -218,12 +219,14 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 	}
 	n, position := 0, p.position
 	for n < maxFoldEvents {
+		end := p.a.journal.End()
 		rec, err := p.next()
 		if errors.Is(err, io.EOF) {
+			position = p.endDamaged(position, end)
 			break
 		}
 		if err != nil {
-			p.reader = nil
+			p.rewind(p.position)
 			return n, fmt.Errorf("read journal: %w", err)
 		}
 		if rec.Segment != p.segment && p.segment >= 0 && n > 0 {
@@ -318,13 +321,32 @@ func (p *applier) begin() bool {
 	if least := p.behind(); least < p.position && !slices.ContainsFunc(p.chains, func(c *chain) bool {
 		return c.position >= p.position || c.batch != nil || !c.current()
 	}) {
-		p.position, p.reader, p.held, p.segment = least, nil, nil, -1
+		p.rewind(least)
 	}
 	any := false
 	for _, c := range p.chains {
 		any = c.begin() || any
 	}
 	return any
+}
+
+// rewind makes position the place from which the next fold reads.
+func (p *applier) rewind(position uint64) {
+	if p.reader != nil {
+		if err := p.reader.Close(); err != nil {
+			p.log.Warn("journal segment could not be closed", "err", err)
+		}
+	}
+	p.position, p.reader, p.held, p.segment = position, nil, nil, -1
+}
+
+// endDamaged accounts for events that are damaged at the very end, where no record behind them tells. position is the last
+// event read, end the last one that was durable when the reader came to its end. It returns the later of the two.
+func (p *applier) endDamaged(position, end uint64) uint64 {
+	if position < end {
+		p.a.accounts.damage(run{position + 1, end})
+	}
+	return max(position, end)
 }
 
 // noteGap accounts for events that are damaged.

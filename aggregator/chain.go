@@ -305,15 +305,19 @@ func (p *applier) records(after uint64, f func(*journal.Record) bool) error {
 	if err != nil {
 		return fmt.Errorf("read journal: %w", err)
 	}
+	defer r.Close() //nolint:errcheck // it was only read
 	for {
+		end := p.a.journal.End()
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {
+			p.endDamaged(after, end)
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read journal: %w", err)
 		}
 		p.noteGap(&rec)
+		after = max(after, rec.First+uint64(rec.N)-1)
 		if !f(&rec) {
 			return nil
 		}

@@ -33,7 +33,7 @@ func (p *applier) connect(ctx context.Context) error {
 		return err
 	}
 	p.position = p.a.journal.End()
-	p.position, p.reader, p.held, p.segment = p.behind(), nil, nil, -1
+	p.rewind(p.behind())
 	p.connected = true
 	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,
 		"applied", p.position, "accepted", p.a.journal.End())

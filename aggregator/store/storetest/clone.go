@@ -39,4 +39,3 @@ func cloneDay(d *meter.DayDelta) *meter.DayDelta {
 	}
 	return c
 }
-

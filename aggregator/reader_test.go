@@ -1,0 +1,232 @@
+package aggregator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"usaged/aggregator"
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+	"usaged/aggregator/store/storetest"
+)
+
+var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+// counting is a store that counts how often cells are read.
+type counting struct {
+	*storetest.Memory
+	sums atomic.Int64
+}
+
+func (c *counting) Sum(ctx context.Context, r meter.Rollup, days []event.Day, yield func([]byte, uint64)) error {
+	c.sums.Add(1)
+	return c.Memory.Sum(ctx, r, days, yield)
+}
+
+// filler applies cells to a store.
+type filler struct {
+	st     store.Store
+	offset uint64
+}
+
+func (f *filler) add(t testing.TB, day event.Day, r meter.Rollup, cells meter.Cells) {
+	t.Helper()
+	d := &meter.DayDelta{Rollups: map[meter.Rollup]meter.Cells{r: cells}}
+	if r.Type != "" {
+		d.Types = map[string]uint64{r.Type: 0}
+		for _, n := range cells {
+			d.Types[r.Type] += n
+		}
+	}
+	f.offset++
+	out, err := f.st.Apply(t.Context(), &store.Batch{Producer: "p", Session: 1, Prev: f.offset - 1, Last: f.offset,
+		Days: map[event.Day]*meter.DayDelta{day: d}})
+	if err != nil || !out.Applied {
+		t.Fatalf("apply: %+v, %v", out, err)
+	}
+}
+
+func newReader(st store.Store) *aggregator.Reader {
+	return aggregator.NewReader(aggregator.ReaderConfig{Store: st, Meters: meter.Builtin(), Retention: 30, Now: func() time.Time { return noon }})
+}
+
+func TestSummaryFiltersAndOrders(t *testing.T) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	f.add(t, today, meter.TypeRollup("chat"), meter.Cells{"ann": 2, "bob": 5, "cy": 2})
+	f.add(t, today-1, meter.TypeRollup("chat"), meter.Cells{"cy": 3, "dee": 1})
+	f.add(t, today-6, meter.TypeRollup("sql_execution"), meter.Cells{"ann": 7})
+	f.add(t, today-7, meter.TypeRollup("old"), meter.Cells{"ann": 7})
+	f.add(t, today+1, meter.TypeRollup("ahead"), meter.Cells{"ann": 7}) // not part of a window that ends today
+	r := newReader(st)
+	for name, c := range map[string]struct {
+		q    aggregator.SummaryQuery
+		days int
+		want []aggregator.TypeUsers
+	}{
+		"everything of a week": {days: 7, want: []aggregator.TypeUsers{
+			{Type: "chat", Users: []aggregator.Total{{Key: "bob", N: 5}, {Key: "cy", N: 5}, {Key: "ann", N: 2}, {Key: "dee", N: 1}}},
+			{Type: "sql_execution", Users: []aggregator.Total{{Key: "ann", N: 7}}},
+		}},
+		"the busiest":       {days: 1, q: aggregator.SummaryQuery{Top: 2}, want: []aggregator.TypeUsers{{Type: "chat", Users: []aggregator.Total{{Key: "bob", N: 5}, {Key: "ann", N: 2}}}}},
+		"one type":          {days: 30, q: aggregator.SummaryQuery{EventType: "old"}, want: []aggregator.TypeUsers{{Type: "old", Users: []aggregator.Total{{Key: "ann", N: 7}}}}},
+		"one user":          {days: 7, q: aggregator.SummaryQuery{UserID: "dee"}, want: []aggregator.TypeUsers{{Type: "chat", Users: []aggregator.Total{{Key: "dee", N: 1}}}}},
+		"a type that isn't": {days: 7, q: aggregator.SummaryQuery{EventType: "x"}},
+		"a user that isn't": {days: 7, q: aggregator.SummaryQuery{UserID: "x"}},
+	} {
+		for range 2 { // cold and warm
+			got, err := r.Summary(t.Context(), r.Window(c.days), c.q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+		}
+	}
+}
+
+func TestMeterAnswersInBothDimensions(t *testing.T) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	f.add(t, today, meter.TypeRollup("sql_generation"), meter.Cells{"ann": 2})
+	f.add(t, today-1, meter.TypeRollup("sql_execution"), meter.Cells{"ann": 1, "bob": 1})
+	f.add(t, today-1, meter.TypeRollup("chat"), meter.Cells{"cy": 4})
+	f.add(t, today, meter.MeterRollup("queries", meter.ByReference), meter.Cells{"how many?": 3})
+	f.add(t, today, meter.MeterRollup("llm-tokens", meter.ByUser), meter.Cells{"cy": 0})
+	r := newReader(st)
+	for _, c := range []struct {
+		name string
+		dim  meter.Dim
+		want []aggregator.Total
+	}{
+		{"users", meter.ByUser, []aggregator.Total{{Key: "cy", N: 4}, {Key: "ann", N: 3}, {Key: "bob", N: 1}}},
+		{"queries", meter.ByUser, []aggregator.Total{{Key: "ann", N: 3}, {Key: "bob", N: 1}}},
+		{"queries", r.Default("queries"), []aggregator.Total{{Key: "how many?", N: 3}}},
+		{"llm-tokens", r.Default("llm-tokens"), []aggregator.Total{{Key: "cy", N: 0}}},
+		{"dashboards", meter.ByReference, []aggregator.Total{}},
+	} {
+		got, err := r.Meter(t.Context(), r.Window(7), c.name, c.dim, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s by %s: %s", c.name, c.dim, diff)
+		}
+	}
+	if _, err := r.Meter(t.Context(), r.Window(7), "nothing", meter.ByUser, 0); !errors.Is(err, aggregator.ErrNoMeter) {
+		t.Errorf("unknown meter: %v", err)
+	}
+	if _, err := r.Meter(t.Context(), r.Window(7), "users", meter.ByReference, 0); !errors.Is(err, aggregator.ErrNoReference) {
+		t.Errorf("meter without reference: %v", err)
+	}
+}
+
+func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
+	st := &counting{Memory: storetest.NewMemory(1)}
+	f, today := &filler{st: st}, event.DayOf(noon)
+	for day := today - 9; day <= today; day++ {
+		f.add(t, day, meter.TypeRollup("chat"), meter.Cells{"ann": 1})
+	}
+	r := newReader(st)
+	read := func(want uint64, sums int64) {
+		t.Helper()
+		before := st.sums.Load()
+		got, err := r.Summary(t.Context(), r.Window(10), aggregator.SummaryQuery{})
+		if err != nil || len(got) != 1 || got[0].Users[0].N != want {
+			t.Fatalf("summary = %v, %v, want %d", got, err, want)
+		}
+		if n := st.sums.Load() - before; n != sums {
+			t.Errorf("the store was read %d times, want %d", n, sums)
+		}
+	}
+	v := func() string {
+		version, err := r.Version(t.Context(), r.Window(10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return version
+	}
+	before := v()
+	read(10, 10)
+	read(10, 0)
+	if v() != before {
+		t.Error("the version changed without an event")
+	}
+	f.add(t, today-5, meter.TypeRollup("chat"), meter.Cells{"ann": 1})
+	if v() == before {
+		t.Error("the version did not change with a late event")
+	}
+	read(11, 1)
+}
+
+func TestReaderAgreesWithTheStoreWhateverIsCached(t *testing.T) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	r := newReader(st)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		day := today - event.Day(rnd.IntN(12))
+		f.add(t, day, meter.TypeRollup(fmt.Sprint("type", rnd.IntN(3))), meter.Cells{fmt.Sprint("user", rnd.IntN(20)): rnd.Uint64N(3)})
+		w := r.Window(1 + rnd.IntN(10))
+		got, err := r.Summary(t.Context(), w, aggregator.SummaryQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines, want []string
+		for _, tu := range got {
+			for _, u := range tu.Users {
+				lines = append(lines, fmt.Sprint(tu.Type, u))
+			}
+		}
+		for i := range 3 {
+			typ := fmt.Sprint("type", i)
+			list := []aggregator.Total{}
+			if err := st.Sum(t.Context(), meter.TypeRollup(typ), w.Days(), func(key []byte, n uint64) {
+				list = append(list, aggregator.Total{Key: string(key), N: n})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range aggregator.Busiest(list, 0) {
+				want = append(want, fmt.Sprint(typ, u))
+			}
+		}
+		if diff := cmp.Diff(want, lines); diff != "" {
+			t.Fatalf("window %v: %s", w, diff)
+		}
+	}
+}
+
+func BenchmarkSummary(b *testing.B) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	for day := range event.Day(30) {
+		for typ := range 5 {
+			cells := meter.Cells{}
+			for user := range 10_000 {
+				cells[fmt.Sprintf("user-%05d", user)] = uint64(user%7 + 1)
+			}
+			f.add(b, today-day, meter.TypeRollup(strings.Repeat("t", typ+1)), cells)
+		}
+	}
+	r := newReader(st)
+	if _, err := r.Summary(b.Context(), r.Window(30), aggregator.SummaryQuery{}); err != nil { // fills the cache
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := r.Summary(b.Context(), r.Window(30), aggregator.SummaryQuery{})
+		if err != nil || len(got) != 5 || len(got[0].Users) != 10_000 {
+			b.Fatal(len(got), err)
+		}
+	}
+}
