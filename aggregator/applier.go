@@ -93,7 +93,6 @@ func (p *applier) run(ctx context.Context) {
 			p.stopFenced(ctx, err)
 			return
 		case err != nil:
-			p.a.metrics.storeErrors.Inc()
 			wait := retry.next()
 			p.log.Warn("the store does not take events; the journal keeps them, retrying", "err", err, "retry_seconds", wait.Seconds())
 			p.sleep(ctx, wait)
@@ -116,6 +115,8 @@ func stretch(n int) time.Duration {
 func (p *applier) step(ctx context.Context) (n int, err error) {
 	if !p.connected {
 		if err := p.connect(ctx); err != nil {
+			p.a.metrics.storeErrors.Inc()
+			p.waitsSince(p.a.cfg.Now())
 			return 0, err
 		}
 	}
@@ -360,6 +361,15 @@ func (p *applier) setOldest(at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.oldest = at
+}
+
+// waitsSince says that events may be waiting since a time, where no earlier one is known.
+func (p *applier) waitsSince(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.oldest.IsZero() {
+		p.oldest = at
+	}
 }
 
 // lag returns the age of the oldest event that is not applied.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
@@ -35,6 +36,7 @@ func (p *applier) connect(ctx context.Context) error {
 	p.position = p.a.journal.End()
 	p.rewind(p.behind())
 	p.connected = true
+	p.setOldest(time.Time{})
 	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,
 		"applied", p.position, "accepted", p.a.journal.End())
 	return nil

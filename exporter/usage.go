@@ -75,6 +75,7 @@ func NewUsage(path string, totals func() (meter.Totals, bool), log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
+	u.high.Events = nil
 	if err := json.Unmarshal(data, &u.high); err != nil || u.high.Events == nil {
 		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup, or delete it if a fall of the usage counters is acceptable", path, err)
 	}
