@@ -117,7 +117,8 @@ func bodyFormat(w http.ResponseWriter, r *http.Request) (event.Format, error) {
 		media = ""
 	}
 	switch media {
-	case "application/json":
+	case "application/json",
+		"application/x-www-form-urlencoded": // what curl -d says of any body; a real form is not JSON and refused as that
 		return event.JSON, nil
 	case "application/x-ndjson", "application/ndjson", "application/jsonl":
 		return event.NDJSON, nil
