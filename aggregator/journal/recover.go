@@ -1,0 +1,302 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/prometheus/tsdb/wlog"
+)
+
+// verifyBytes is how much of the newest segments is checked when the journal is opened. Damage is most likely where a
+// crash has been, and this much is read in about a second; what is older is checked when it is read.
+const verifyBytes = 1 << 30
+
+// DamageError says that the journal holds a place that cannot be read with whole records behind it. No record was
+// changed or removed.
+type DamageError struct {
+	Dir     string
+	Segment int
+	Offset  int64
+	// First and Last are the missing events. Last is less than First where no event is missing (a note may be). Either
+	// is 0 where it cannot be told.
+	First, Last uint64
+	Err         error
+}
+
+func (e *DamageError) Error() string {
+	lost := fmt.Sprintf("events %d to %d are lost", e.First, e.Last)
+	switch {
+	case e.First == 0 && e.Last == 0:
+		lost = "an unknown number of events is lost"
+	case e.First == 0:
+		lost = fmt.Sprintf("events up to %d are lost", e.Last)
+	case e.Last == 0:
+		lost = fmt.Sprintf("events from %d on are lost", e.First)
+	case e.Last < e.First:
+		lost = "no events are lost, but a note may be"
+	}
+	return fmt.Sprintf("journal segment %s is damaged at byte %d (%v): %s; restore the file from a backup or run `usagectl journal repair %s`",
+		wlog.SegmentName(e.Dir, e.Segment), e.Offset, e.Err, lost, e.Dir)
+}
+
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// recovery is what is known of the segments while a journal is opened.
+type recovery struct {
+	dir     string
+	log     *slog.Logger
+	metrics *journalMetrics
+	indexes []int
+}
+
+// recoverDir brings the segments in dir into the state that Open promises, and returns them with the number that the
+// next event gets.
+func recoverDir(dir string, log *slog.Logger, m *journalMetrics) ([]Segment, uint64, error) {
+	indexes, err := segmentIndexes(dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	r := &recovery{dir: dir, log: log, metrics: m, indexes: indexes}
+	if err := r.checkIndexes(); err != nil {
+		return nil, 0, err
+	}
+	last, err := r.recoverTail()
+	if err != nil || last == nil {
+		return nil, 1, err
+	}
+	segments, err := r.recoverSealed(last)
+	if err != nil {
+		return nil, 0, err
+	}
+	return segments, last.next, nil
+}
+
+// checkIndexes refuses a journal from which a segment in the middle is missing.
+func (r *recovery) checkIndexes() error {
+	for i := 1; i < len(r.indexes); i++ {
+		missing := r.indexes[i-1] + 1
+		if r.indexes[i] == missing {
+			continue
+		}
+		before, err := summarizeEnds(r.dir, missing-1)
+		if err != nil {
+			return err
+		}
+		behind, err := summarizeEnds(r.dir, r.indexes[i])
+		if err != nil {
+			return err
+		}
+		return &DamageError{Dir: r.dir, Segment: missing, First: before.next, Last: behind.first - 1,
+			Err: errors.New("the file is missing")}
+	}
+	return nil
+}
+
+// recoverTail cuts a torn record off the last segment that holds data, and removes the segments behind it: they were
+// made and never came to count. It returns nil where there is no segment left.
+func (r *recovery) recoverTail() (*summary, error) {
+	for len(r.indexes) > 0 {
+		last := len(r.indexes) - 1
+		s, err := r.recoverLast(r.indexes[last])
+		if err != nil {
+			return nil, err
+		}
+		if s.records > 0 && !r.redundant(s) {
+			return s, nil
+		}
+		if s.records == 0 && last == 0 && s.index > 0 {
+			return nil, &DamageError{Dir: r.dir, Segment: s.index, Err: errors.New("no record is left, nor a segment before it")}
+		}
+		if err := r.removeLast(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// redundant reports whether the last segment says nothing that the one before it doesn't say too, as one left by each
+// start of a daemon that has accepted nothing.
+func (r *recovery) redundant(s *summary) bool {
+	if !s.bare || len(r.indexes) < 2 {
+		return false
+	}
+	before, err := scanAll(r.dir, r.indexes[len(r.indexes)-2], 0)
+	return err == nil && before.records > 0 && before.next == s.next
+}
+
+func (r *recovery) removeLast() error {
+	last := len(r.indexes) - 1
+	if err := os.Remove(wlog.SegmentName(r.dir, r.indexes[last])); err != nil {
+		return fmt.Errorf("remove empty segment: %w", err)
+	}
+	r.indexes = r.indexes[:last]
+	return syncDir(r.dir)
+}
+
+// recoverLast scans the last segment and cuts its torn tail.
+func (r *recovery) recoverLast(index int) (*summary, error) {
+	s, err := scanAll(r.dir, index, 0)
+	bad, ok := errors.AsType[*badPlaceError](err)
+	if err != nil && !ok {
+		return nil, err
+	}
+	size, err := fileSize(r.dir, index)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		// Zeros up to the end of the page are wlog's padding.
+		if padded := (s.bytes + pageBytes - 1) / pageBytes * pageBytes; size > padded || s.records == 0 && size > 0 {
+			return s, r.cutTail(s, size)
+		}
+		return s, nil
+	}
+	if err := r.checkTorn(s, bad); err != nil {
+		return nil, err
+	}
+	return s, r.cutTail(s, size)
+}
+
+// checkTorn tells a torn tail from damage. A crash can tear the last record alone.
+func (r *recovery) checkTorn(s *summary, bad *badPlaceError) error {
+	damage := &DamageError{Dir: r.dir, Segment: s.index, Offset: bad.offset, First: s.next, Err: bad.err}
+	if s.records == 0 {
+		var err error
+		if damage.First, err = r.firstOf(s.index); err != nil {
+			return err
+		}
+	}
+	behind, found, err := firstBehind(r.dir, s.index, bad.offset)
+	if err != nil {
+		return err
+	}
+	if found {
+		damage.Last = behind.first - 1
+		return damage
+	}
+	if s.records > 0 {
+		return nil
+	}
+	// The opening mark is unreadable. It is synced before anything else is written, so what is longer was not torn.
+	var data int64
+	err = withScanner(r.dir, s.index, func(scan *scanner) error {
+		data, err = scan.dataEnd()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if data > openingBytes {
+		return damage
+	}
+	return nil
+}
+
+// firstOf returns the number that a segment whose opening mark is lost began with: the one that the segment before it
+// ends with. It returns 0 where that was removed.
+func (r *recovery) firstOf(index int) (uint64, error) {
+	if index == 0 {
+		return 1, nil
+	}
+	if index == r.indexes[0] {
+		return 0, nil
+	}
+	before, err := summarizeEnds(r.dir, index-1)
+	return before.next, err
+}
+
+func (r *recovery) cutTail(s *summary, size int64) error {
+	torn := size - s.bytes
+	if err := truncate(wlog.SegmentName(r.dir, s.index), s.bytes); err != nil {
+		return err
+	}
+	r.metrics.tornBytes.AddInt64(torn)
+	r.log.Warn("cut a torn tail off the journal", "segment", s.index, "offset_bytes", s.bytes, "torn_bytes", torn)
+	return nil
+}
+
+// recoverSealed checks the segments before the last one, the newest with their checksums, and returns all.
+func (r *recovery) recoverSealed(last *summary) ([]Segment, error) {
+	segments := make([]Segment, len(r.indexes))
+	segments[len(segments)-1] = last.segment()
+	verified := last.bytes
+	behind := last
+	for i := len(segments) - 2; i >= 0; i-- {
+		s, err := summarizeEnds(r.dir, r.indexes[i])
+		if err != nil {
+			return nil, err
+		}
+		if verified < verifyBytes {
+			verified += s.bytes
+			if err := r.checkSealed(s, behind); err != nil {
+				return nil, err
+			}
+		}
+		if s.records == 0 { // unreadable, and too old to be checked: a reader will tell
+			s.first, s.next, s.newest = behind.first, behind.first, behind.newest
+		}
+		segments[i] = s.segment()
+		segments[i].Last = behind.first - 1
+		behind = s
+	}
+	return segments, nil
+}
+
+// checkSealed looks for damage in s and between it and the segment behind.
+func (r *recovery) checkSealed(s, behind *summary) error {
+	err := verifyFragments(r.dir, s.index)
+	if err == nil && s.records > 0 && s.next == behind.first {
+		return nil
+	}
+	if _, bad := errors.AsType[*badPlaceError](err); err != nil && !bad {
+		return err
+	}
+	full, err := scanAll(r.dir, s.index, behind.first)
+	bad, ok := errors.AsType[*badPlaceError](err)
+	if err != nil && !ok {
+		return err
+	}
+	if !ok && full.next == behind.first {
+		return r.disown(s, full)
+	}
+	damage := &DamageError{Dir: r.dir, Segment: s.index, Offset: full.bytes, First: full.next, Last: behind.first - 1,
+		Err: errors.New("records are missing at the end")}
+	if full.records == 0 {
+		if damage.First, err = r.firstOf(s.index); err != nil {
+			return err
+		}
+	}
+	if !ok {
+		return damage
+	}
+	damage.Offset, damage.Err = bad.offset, bad.err
+	next, found, err := firstBehind(r.dir, s.index, bad.offset)
+	if err != nil {
+		return err
+	}
+	if found {
+		damage.Last = next.first - 1
+	}
+	return damage
+}
+
+// disown cuts off the record whose number the next segment begins with. It is of a batch that was refused, written by a
+// log that could be closed only later.
+func (r *recovery) disown(s, full *summary) error {
+	size, err := fileSize(r.dir, s.index)
+	if err != nil {
+		return err
+	}
+	*s = *full
+	return r.cutTail(s, size)
+}
+
+func fileSize(dir string, index int) (int64, error) {
+	info, err := os.Stat(wlog.SegmentName(dir, index))
+	if err != nil {
+		return 0, fmt.Errorf("size of segment: %w", err)
+	}
+	return info.Size(), nil
+}

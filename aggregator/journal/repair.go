@@ -1,0 +1,316 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/prometheus/tsdb/wlog"
+	"github.com/prometheus/prometheus/util/compression"
+)
+
+const (
+	// damagedDir is where the originals of repaired segments go, inside the journal.
+	damagedDir = "damaged"
+	// repairDir is where replacements are written. What an interrupted repair left there is discarded.
+	repairDir = "repair.tmp"
+)
+
+// Range is a range of events, both ends included. Last is 0 where it cannot be told how many follow First.
+type Range struct{ First, Last uint64 }
+
+// RepairedSegment says what became of one segment.
+type RepairedSegment struct {
+	Segment int
+	// Kept is the number of events in the replacement, Lost the events that are missing. Lost is empty where only a
+	// mark or a note was hit.
+	Kept uint64
+	Lost []Range
+	// Places is the number of bad places met.
+	Places int
+	// Original is the path where the damaged file is now, "" where there was none.
+	Original string
+}
+
+// Repair replaces every damaged segment in dir by one that holds all of its whole records with their numbers, and moves
+// the original to dir/damaged. It returns one entry for each segment that it replaced, in order. A torn tail is not
+// damage, and left to Open. Repair may be interrupted and run again at any time, but not beside a daemon: the caller
+// holds the lock of the data directory.
+func Repair(dir string) ([]RepairedSegment, error) {
+	indexes, err := segmentIndexes(dir)
+	if err != nil {
+		return nil, fmt.Errorf("repair journal: %w", err)
+	}
+	if len(indexes) == 0 {
+		return nil, nil
+	}
+	r := repair{dir: dir, next: 1}
+	if r.producer, err = loadID(dir); err != nil {
+		return nil, fmt.Errorf("repair journal: %w", err)
+	}
+	if indexes[0] > 0 { // what lies before was removed on purpose
+		if r.next, err = firstNumber(dir, indexes); err != nil {
+			return nil, fmt.Errorf("repair journal: %w", err)
+		}
+	}
+	for index := indexes[0]; index <= indexes[len(indexes)-1]; index++ {
+		if err := r.segment(index, indexes); err != nil {
+			return r.report, fmt.Errorf("repair journal segment %d: %w", index, err)
+		}
+	}
+	return r.report, nil
+}
+
+// repair goes through the segments from the oldest to the newest.
+type repair struct {
+	dir      string
+	producer uuid.UUID
+	next     uint64 // number that the next event must have
+	report   []RepairedSegment
+}
+
+// segment replaces one segment if it is damaged.
+func (r *repair) segment(index int, indexes []int) error {
+	begin := r.next
+	found, err := r.walk(index, indexes, func(header, []byte) error { return nil })
+	if err != nil || !found.damaged() {
+		return err
+	}
+	r.next = begin
+	report := RepairedSegment{Segment: index, Kept: found.kept, Lost: found.lost, Places: found.places}
+	if err := r.rewrite(index, indexes); err != nil {
+		return err
+	}
+	if report.Original, err = r.setAside(index); err != nil {
+		return err
+	}
+	if err := r.replace(index); err != nil {
+		return err
+	}
+	r.report = append(r.report, report)
+	return nil
+}
+
+// findings is what walk met in a segment.
+type findings struct {
+	kept   uint64
+	lost   []Range
+	places int
+}
+
+func (f findings) damaged() bool { return f.places > 0 }
+
+// walk calls keep for each record that the repaired segment holds, gaps included, and sets r.next to the number that
+// follows it.
+func (r *repair) walk(index int, indexes []int, keep func(header, []byte) error) (findings, error) {
+	w := walker{repair: r, keep: keep}
+	last := index == indexes[len(indexes)-1]
+	err := withScanner(r.dir, index, func(s *scanner) error { return w.scan(s, last) })
+	if errors.Is(err, fs.ErrNotExist) {
+		w.places++
+		err = nil
+	}
+	if err != nil || last {
+		return w.findings, err
+	}
+	if !slices.Contains(indexes, index+1) {
+		return w.findings, nil
+	}
+	behind, err := summarizeEnds(r.dir, index+1)
+	if err != nil || behind.records == 0 { // what is missing is put down to that one
+		return w.findings, err
+	}
+	return w.findings, w.expect(behind.first, behind.newest)
+}
+
+// walker is one walk through one segment.
+type walker struct {
+	*repair
+	findings
+	keep func(header, []byte) error
+}
+
+func (w *walker) scan(s *scanner, last bool) error {
+	for {
+		h, body, err := s.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if bad, ok := errors.AsType[*badPlaceError](err); ok {
+			found, err := s.skipBad()
+			if err != nil {
+				return err
+			}
+			if found {
+				w.places++
+				continue
+			}
+			return w.tail(s, bad.offset, last)
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.record(h, body); err != nil {
+			return err
+		}
+	}
+}
+
+// tail judges a bad place with no whole record behind it in the segment.
+func (w *walker) tail(s *scanner, offset int64, last bool) error {
+	if !last {
+		w.places++
+		return nil
+	}
+	if offset > 0 {
+		return nil // torn
+	}
+	data, err := s.dataEnd()
+	if err != nil || data <= openingBytes {
+		return err // torn too
+	}
+	w.places++
+	w.lost = append(w.lost, Range{First: w.next})
+	return nil
+}
+
+func (w *walker) record(h header, body []byte) error {
+	if h.first < w.next { // a copy of what is there already
+		w.places++
+		return nil
+	}
+	if h.kind == kindGap { // of a repair before this
+		w.next = h.first
+		return w.keep(h, body)
+	}
+	if err := w.expect(h.first, time.UnixMilli(h.stampMillis)); err != nil {
+		return err
+	}
+	if h.kind == kindEvents {
+		w.kept += uint64(h.n)
+	}
+	w.next = h.next()
+	return w.keep(h, body)
+}
+
+// expect writes a gap where the record to come doesn't begin with the next number.
+func (w *walker) expect(first uint64, at time.Time) error {
+	if first <= w.next {
+		return nil
+	}
+	w.places = max(w.places, 1)
+	w.lost = append(w.lost, Range{w.next, first - 1})
+	w.next = first
+	return w.keep(header{kind: kindGap, producer: w.producer, first: first, stampMillis: at.UnixMilli()}, nil)
+}
+
+// rewrite writes the replacement into a directory of its own.
+func (r *repair) rewrite(index int, indexes []int) error {
+	temp := filepath.Join(r.dir, repairDir)
+	if err := os.RemoveAll(temp); err != nil {
+		return fmt.Errorf("discard old replacement: %w", err)
+	}
+	size, err := fileSize(r.dir, index)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The marks that are added are far smaller than the slack, so that the log stays in one segment.
+	slack := int64(16 << 20)
+	log, err := wlog.NewSize(slog.New(slog.DiscardHandler), nil, temp, int((2*size+slack)/pageBytes*pageBytes), compression.Snappy)
+	if err != nil {
+		return fmt.Errorf("write replacement: %w", err)
+	}
+	err = r.copyTo(log, index, indexes)
+	if err == nil {
+		err = log.Sync()
+	}
+	if err := errors.Join(err, log.Close()); err != nil {
+		return fmt.Errorf("write replacement: %w", err)
+	}
+	return nil
+}
+
+func (r *repair) copyTo(log *wlog.WL, index int, indexes []int) error {
+	// Every segment begins with a mark, and so does this one when its own is lost.
+	record := header{kind: kindMark, producer: r.producer, first: r.next, stampMillis: r.stamp(index)}.appendTo(nil)
+	seal(record)
+	if err := log.Log(record); err != nil {
+		return err
+	}
+	_, err := r.walk(index, indexes, func(h header, body []byte) error {
+		record = append(h.appendTo(record[:0]), body...)
+		seal(record)
+		return log.Log(record)
+	})
+	return err
+}
+
+// stamp returns a stamp for the mark that a replacement begins with: that of the oldest record that is readable.
+func (r *repair) stamp(index int) int64 {
+	millis := int64(0)
+	// An error leaves it at 1970, as in a segment without a record: what the segment holds is expired with its newest.
+	_ = withScanner(r.dir, index, func(s *scanner) error {
+		found, err := s.search(0)
+		if err != nil || !found {
+			return err
+		}
+		h, _, err := s.next()
+		millis = h.stampMillis
+		return err
+	})
+	return millis
+}
+
+// setAside gives the damaged file a second name under dir/damaged. The first one stays until it is replaced, so that a
+// crash leaves either the damaged segment or the repaired one.
+func (r *repair) setAside(index int) (string, error) {
+	original := wlog.SegmentName(r.dir, index)
+	info, err := os.Stat(original)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	aside := filepath.Join(r.dir, damagedDir)
+	if err := makeDir(aside); err != nil {
+		return "", err
+	}
+	name := wlog.SegmentName(aside, index)
+	for i := 1; ; i++ {
+		there, err := os.Stat(name)
+		if err == nil && os.SameFile(info, there) {
+			return name, nil // a repair was interrupted here
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		name = fmt.Sprintf("%s.%d", wlog.SegmentName(aside, index), i)
+	}
+	if err := os.Link(original, name); err != nil {
+		return "", fmt.Errorf("set the damaged file aside: %w", err)
+	}
+	return name, syncDir(aside)
+}
+
+// replace puts the replacement in place.
+func (r *repair) replace(index int) error {
+	temp := filepath.Join(r.dir, repairDir)
+	if err := os.Rename(wlog.SegmentName(temp, 0), wlog.SegmentName(r.dir, index)); err != nil {
+		return fmt.Errorf("put the replacement in place: %w", err)
+	}
+	if err := syncDir(r.dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(temp)
+}

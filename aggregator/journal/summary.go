@@ -1,0 +1,186 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/prometheus/prometheus/tsdb/wlog"
+)
+
+// summary is what the records of a segment say.
+type summary struct {
+	index   int
+	bytes   int64 // where the last whole record ends
+	records int
+	bare    bool   // it holds marks only
+	first   uint64 // number of its first event, or of the one to come
+	next    uint64
+	newest  time.Time
+}
+
+func (s *summary) segment() Segment {
+	return Segment{Index: s.index, First: s.first, Last: s.next - 1, Bytes: s.bytes, Newest: s.newest, Sealed: true}
+}
+
+func (s *summary) add(h header) {
+	if s.records == 0 {
+		s.first, s.bare = h.first, true
+	}
+	s.records++
+	s.bare = s.bare && h.kind == kindMark
+	s.next = h.next()
+	s.newest = time.UnixMilli(h.stampMillis)
+}
+
+// withScanner calls f with a scanner at the beginning of a segment file.
+func withScanner(dir string, index int, f func(*scanner) error) error {
+	file, err := os.Open(wlog.SegmentName(dir, index))
+	if err != nil {
+		return fmt.Errorf("open segment: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("size of segment: %w", err)
+	}
+	return f(newScanner(file, info.Size()))
+}
+
+// verifyFragments checks the checksums of a segment without decompressing its records.
+func verifyFragments(dir string, index int) error {
+	return withScanner(dir, index, func(s *scanner) error {
+		for {
+			if err := s.verify(); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// scanAll reads every record of a segment. The summary is of what lies before the error, which is a *badPlaceError where
+// a record or a number is missing. Unless limit is 0, the last record is left out if it reaches up to that number.
+func scanAll(dir string, index int, limit uint64) (*summary, error) {
+	sum := &summary{index: index}
+	err := withScanner(dir, index, func(s *scanner) error {
+		for {
+			h, _, err := s.next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if limit > 0 && h.next() > limit {
+				return expectEnd(s)
+			}
+			if sum.records > 0 && h.first != sum.next && (h.kind != kindGap || h.first < sum.next) {
+				return &badPlaceError{s.start, fmt.Errorf("record begins with event %d, want %d", h.first, sum.next)}
+			}
+			sum.add(h)
+			sum.bytes = s.off
+		}
+	})
+	return sum, err
+}
+
+// expectEnd returns an error where a record follows the one that s has just read.
+func expectEnd(s *scanner) error {
+	start := s.start
+	_, _, err := s.next()
+	if _, bad := errors.AsType[*badPlaceError](err); bad || errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &badPlaceError{start, errors.New("the next segment has the same events")}
+}
+
+// summarizeEnds reads the first and the last whole record of a segment. bare is not known.
+func summarizeEnds(dir string, index int) (*summary, error) {
+	sum := &summary{index: index}
+	err := withScanner(dir, index, func(s *scanner) error {
+		found, err := s.seekPage(0)
+		if err != nil || !found {
+			return err
+		}
+		first, _, err := s.next()
+		if err != nil { // seekPage trusts the first fragment
+			if found, err = s.skipBad(); err != nil || !found {
+				return err
+			}
+			if first, _, err = s.next(); err != nil {
+				return err
+			}
+		}
+		sum.add(first)
+		sum.bytes = s.off
+		return sum.addLast(s)
+	})
+	return sum, err
+}
+
+// addLast finds the last whole record, page by page from the end.
+func (sum *summary) addLast(s *scanner) error {
+	for page := (s.end - 1) / pageBytes; page >= 0; page-- {
+		found, err := s.seekPage(page * pageBytes)
+		if err != nil {
+			return err
+		}
+		seen := false
+		for found {
+			h, _, err := s.next()
+			if err == nil {
+				seen = true
+				sum.add(h)
+				sum.bytes = s.off
+				continue
+			}
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if _, bad := errors.AsType[*badPlaceError](err); !bad {
+				return err
+			}
+			if found, err = s.skipBad(); err != nil {
+				return err
+			}
+		}
+		if seen {
+			return nil
+		}
+	}
+	return nil
+}
+
+// firstBehind returns the first whole record at or behind a bad place. It can be the one at the place where that is
+// bad because numbers are missing.
+func firstBehind(dir string, index int, offset int64) (h header, found bool, err error) {
+	err = withScanner(dir, index, func(s *scanner) error {
+		if found, err = s.search(offset); err != nil || !found {
+			return err
+		}
+		h, _, err = s.next()
+		return err
+	})
+	return h, found, err
+}
+
+// firstNumber returns the number that the oldest readable record begins with.
+func firstNumber(dir string, indexes []int) (uint64, error) {
+	for _, index := range indexes {
+		s, err := summarizeEnds(dir, index)
+		if err != nil {
+			return 0, err
+		}
+		if s.records > 0 {
+			return s.first, nil
+		}
+	}
+	return 1, nil
+}

@@ -1,0 +1,178 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// Apply adds one batch, see store.Store.
+func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, error) {
+	if err := s.check(batch); err != nil {
+		return store.Outcome{}, fmt.Errorf("apply batch: %w", err)
+	}
+	var out store.Outcome
+	err := s.write(ctx, func(tx *sql.Tx) (bool, error) {
+		a := application{ctx: ctx, tx: tx, w: s.writer, batch: batch}
+		err := a.run()
+		out = a.out
+		return out.Applied, err
+	})
+	if errors.Is(err, store.ErrFenced) {
+		return out, err
+	}
+	if err != nil {
+		return store.Outcome{}, fmt.Errorf("apply batch to partition %d: %w", batch.Partition, explain(err))
+	}
+	if out.Applied {
+		s.limitWAL()
+	}
+	return out, nil
+}
+
+// check refuses what no correct caller sends: a batch that could be applied twice, or that no reader would see.
+func (s *Store) check(b *store.Batch) error {
+	if b.Partition < 0 || b.Partition >= s.partitions {
+		return fmt.Errorf("partition %d of %d", b.Partition, s.partitions)
+	}
+	if b.Last < b.Prev {
+		return fmt.Errorf("it ends at %d, before its start at %d", b.Last, b.Prev)
+	}
+	if b.Last == b.Prev && len(b.Days) > 0 {
+		return fmt.Errorf("it counts something but doesn't move the offset %d", b.Prev)
+	}
+	return nil
+}
+
+// application is one batch on its way into one transaction.
+type application struct {
+	ctx   context.Context
+	tx    *sql.Tx
+	w     *writer
+	batch *store.Batch
+	out   store.Outcome
+}
+
+// run takes the steps that the contract lists, in its order. It leaves out.Applied false where the batch must not take
+// effect; the caller then rolls back.
+func (a *application) run() error {
+	b := a.batch
+	offset, session, err := readOffset(a.ctx, a.tx, b.Partition, b.Producer)
+	if err != nil {
+		return err
+	}
+	if session > b.Session {
+		return a.fenced()
+	}
+	if a.out.Offset = offset; offset != b.Prev {
+		return nil
+	}
+	claims := sortClaims(b.Claims)
+	if err := a.findTaken(claims); err != nil || len(a.out.Taken) > 0 {
+		return err
+	}
+	if session < b.Session {
+		if err := a.takeOver(); err != nil {
+			return err
+		}
+	}
+	addClaims := func() error { return a.addClaims(claims) }
+	for _, step := range []func() error{a.addDays, a.setTotals, addClaims, a.moveOffset} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	a.out.Applied, a.out.Offset = true, b.Last
+	return nil
+}
+
+// fenced finds where the first session above the batch's took over.
+func (a *application) fenced() error {
+	err := a.tx.QueryRow(`SELECT "offset" FROM takeover WHERE partition = ? AND producer = ? AND session > ? ORDER BY session LIMIT 1`,
+		a.batch.Partition, a.batch.Producer, int64(a.batch.Session)).Scan(&a.out.Offset)
+	if err != nil {
+		return fmt.Errorf("look up takeover: %w", err)
+	}
+	return store.ErrFenced
+}
+
+// takeOver records where a new session begins.
+func (a *application) takeOver() error {
+	_, err := a.tx.Exec(`INSERT INTO takeover (partition, producer, session, "offset") VALUES (?, ?, ?, ?)`,
+		a.batch.Partition, a.batch.Producer, int64(a.batch.Session), int64(a.batch.Prev))
+	if err != nil {
+		return fmt.Errorf("record takeover: %w", err)
+	}
+	return nil
+}
+
+func (a *application) addDays() error {
+	if len(a.batch.Days) == 0 {
+		return nil
+	}
+	version := int64(rand.Uint64()) // random, so that a store that was rebuilt doesn't repeat one
+	for _, day := range sortedKeys(a.batch.Days) {
+		delta := a.batch.Days[day]
+		if err := a.addDay(day, delta); err != nil {
+			return fmt.Errorf("add day %v: %w", day, err)
+		}
+		_, err := a.tx.Exec("INSERT INTO day (day, version) VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version",
+			int64(day), version)
+		if err != nil {
+			return fmt.Errorf("set version of day %v: %w", day, err)
+		}
+	}
+	return nil
+}
+
+func (a *application) setTotals() error {
+	stmt := a.tx.Stmt(a.w.stmts.total)
+	for series, total := range a.batch.Totals {
+		_, err := stmt.Exec(a.batch.Partition, a.batch.Producer, series.Family, series.A, series.B, int64(total))
+		if err != nil {
+			return fmt.Errorf("set lifetime total: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *application) moveOffset() error {
+	_, err := a.tx.Exec(`INSERT INTO producer (partition, id, "offset", session) VALUES (?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET "offset" = excluded."offset", session = excluded.session`,
+		a.batch.Partition, a.batch.Producer, int64(a.batch.Last), int64(a.batch.Session))
+	if err != nil {
+		return fmt.Errorf("set offset: %w", err)
+	}
+	return nil
+}
+
+// addDay adds the delta of one day, turning away what exceeds the limits.
+func (a *application) addDay(day event.Day, delta *meter.DayDelta) error {
+	state, err := a.w.days.get(a.tx, day, a.batch.Partition)
+	if err != nil {
+		return err
+	}
+	counts, refused := state.admit(delta)
+	for t := range refused {
+		a.out.Overflow.Types += delta.Types[t]
+	}
+	for _, t := range sortedKeys(counts) {
+		_, err := a.tx.Exec("INSERT INTO day_type (day, partition, type, count) VALUES (?, ?, ?, ?)"+
+			" ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 9007199254740992)", int64(day), a.batch.Partition, t, int64(counts[t]))
+		if err != nil {
+			return fmt.Errorf("count type: %w", err)
+		}
+	}
+	for rollup, cells := range redirect(delta.Rollups, refused) {
+		if err := a.addCells(state, rollup, cells); err != nil {
+			return fmt.Errorf("add cells: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package sqlite
+
+import (
+	"cmp"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+type cell struct {
+	key   string
+	total uint64
+}
+
+// addCells adds cells to a rollup of a day. Of a rollup by reference, the cells that exceed the limit go to event.Other.
+func (a *application) addCells(state *dayState, rollup meter.Rollup, cells meter.Cells) error {
+	if len(cells) == 0 {
+		return nil
+	}
+	rs, err := a.rollup(state, rollup)
+	if err != nil {
+		return err
+	}
+	sorted := sortCells(cells)
+	if rollup.Dim == meter.ByReference {
+		if sorted, err = a.admitReferences(rs, sorted); err != nil {
+			return err
+		}
+	}
+	return a.upsert(rs.id, sorted)
+}
+
+// rollup returns the state of a rollup, which it makes where there is none.
+func (a *application) rollup(state *dayState, r meter.Rollup) (*rollupState, error) {
+	if rs := state.rollups[r]; rs != nil {
+		return rs, nil
+	}
+	res, err := a.tx.Exec("INSERT INTO rollup (day, partition, type, meter, dim) VALUES (?, ?, ?, ?, ?)",
+		int64(state.day), state.partition, r.Type, r.Meter, string(r.Dim))
+	if err != nil {
+		return nil, fmt.Errorf("make rollup: %w", err)
+	}
+	id, err := res.LastInsertId()
+	if err != nil {
+		return nil, fmt.Errorf("make rollup: %w", err)
+	}
+	rs := &rollupState{id: id}
+	state.rollups[r] = rs
+	return rs, nil
+}
+
+// sortCells brings the cells into the order of the table, so that neighbouring rows are written one after the other.
+func sortCells(cells meter.Cells) []cell {
+	sorted := make([]cell, 0, len(cells))
+	for key, total := range cells {
+		sorted = append(sorted, cell{key, total})
+	}
+	slices.SortFunc(sorted, func(a, b cell) int { return cmp.Compare(a.key, b.key) })
+	return sorted
+}
+
+// admitReferences returns the cells that have a place: all of them while the rollup is far from its limit, which costs
+// nothing; near it, those whose keys exist or still have room, and one of event.Other with the rest.
+func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, error) {
+	if rs.keys != unknownKeys && rs.keys+len(cells) <= store.MaxReferencesPerDay {
+		rs.keys += len(cells)
+		return cells, nil
+	}
+	err := a.tx.QueryRow("SELECT count(*) FROM cell WHERE rollup = ? AND key <> ?", rs.id, event.Other).Scan(&rs.keys)
+	if err != nil {
+		return nil, fmt.Errorf("count references: %w", err)
+	}
+	if rs.keys+len(cells) <= store.MaxReferencesPerDay {
+		rs.keys += len(cells)
+		return cells, nil
+	}
+	hasKey := a.tx.Stmt(a.w.stmts.hasKey)
+	admitted := make([]cell, 0, len(cells))
+	other, refused := cell{key: event.Other}, uint64(0)
+	for _, c := range cells {
+		known := c.key == event.Other
+		if !known {
+			if err := hasKey.QueryRow(rs.id, c.key).Scan(&known); err != nil {
+				return nil, fmt.Errorf("look up reference: %w", err)
+			}
+		}
+		switch {
+		case known:
+			admitted = append(admitted, c)
+		case rs.keys < store.MaxReferencesPerDay:
+			rs.keys++
+			admitted = append(admitted, c)
+		default:
+			refused++
+			other.total += c.total
+		}
+	}
+	if refused > 0 {
+		admitted = append(admitted, other)
+		a.out.Overflow.References += refused
+	}
+	return admitted, nil
+}
+
+// upsert adds cells to a rollup. The same key may appear twice.
+func (a *application) upsert(rollup int64, cells []cell) error {
+	args := make([]any, 0, 3*setRows[0])
+	err := a.inSets(a.w.stmts.upserts, len(cells), func(stmt *sql.Stmt, from, to int) error {
+		args = args[:0]
+		for _, c := range cells[from:to] {
+			args = append(args, rollup, c.key, int64(min(c.total, meter.MaxTotal)))
+		}
+		_, err := stmt.Exec(args...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write cells: %w", err)
+	}
+	return nil
+}

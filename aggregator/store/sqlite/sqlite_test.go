@@ -1,0 +1,470 @@
+package sqlite_test
+
+import (
+	"database/sql"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+	"usaged/aggregator/store/sqlite"
+	"usaged/aggregator/store/storetest"
+)
+
+const day event.Day = 20_780 // 2026-11-23
+
+func config(tb testing.TB, partitions int) sqlite.Config {
+	return sqlite.Config{
+		Path: filepath.Join(tb.TempDir(), "usage.db"), Partitions: partitions, Log: slog.New(slog.NewTextHandler(tb.Output(), nil)),
+	}
+}
+
+// open opens a store and closes it when the test ends; a test may close it earlier.
+func open(tb testing.TB, cfg sqlite.Config) *sqlite.Store {
+	tb.Helper()
+	s, err := sqlite.Open(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	var paths sync.Map // of the stores that are open
+	openNew := func(t *testing.T, partitions int) store.Store {
+		cfg := config(t, partitions)
+		s := open(t, cfg)
+		paths.Store(s, cfg)
+		return s
+	}
+	reopen := func(t *testing.T, s store.Store) store.Store {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cfg, _ := paths.Load(s)
+		again := open(t, cfg.(sqlite.Config))
+		paths.Store(again, cfg)
+		return again
+	}
+	storetest.Run(t, openNew, storetest.Reopen(reopen), storetest.Parallel())
+}
+
+func BenchmarkStore(b *testing.B) {
+	storetest.Bench(b, func(b *testing.B, partitions int) store.Store { return open(b, config(b, partitions)) })
+}
+
+// batch returns the batch from offset prev to prev+1, with n cells of 100 bytes.
+func batch(prev uint64, n int) *store.Batch {
+	cells := make(meter.Cells)
+	for i := range n {
+		cells[strings.Repeat("x", 90)+strconv.Itoa(1e9+i)] = 1
+	}
+	return &store.Batch{
+		Producer: "p", Session: 1, Prev: prev, Last: prev + 1,
+		Days: map[event.Day]*meter.DayDelta{day: {
+			Types:   map[string]uint64{"t": uint64(n)},
+			Rollups: map[meter.Rollup]meter.Cells{meter.TypeRollup("t"): cells},
+		}},
+	}
+}
+
+func mustApply(t *testing.T, s *sqlite.Store, b *store.Batch) {
+	t.Helper()
+	if out, err := s.Apply(t.Context(), b); err != nil || !out.Applied {
+		t.Fatalf("Apply = %+v, %v", out, err)
+	}
+}
+
+func count(t *testing.T, s *sqlite.Store) uint64 {
+	t.Helper()
+	types, err := s.Types(t.Context(), []event.Day{day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return types[0]["t"]
+}
+
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		make func(t *testing.T, cfg *sqlite.Config)
+		is   error
+		says []string
+	}{
+		{"another number of partitions", func(t *testing.T, cfg *sqlite.Config) {
+			open(t, *cfg).Close()
+			cfg.Partitions = 16
+		}, store.ErrIncompatible, []string{"has 1 partitions, not 16", "configure as many, or", "delete the file"}},
+		{"a newer schema", func(t *testing.T, cfg *sqlite.Config) {
+			open(t, *cfg).Close()
+			execute(t, cfg.Path, "UPDATE meta SET value = '999' WHERE name = 'schema'")
+		}, store.ErrIncompatible, []string{"999", "start the newer usaged, or", "delete the file"}},
+		{"the database of another program", func(t *testing.T, cfg *sqlite.Config) {
+			execute(t, cfg.Path, "CREATE TABLE address (street TEXT)")
+		}, store.ErrIncompatible, []string{"another program"}},
+		{"a file that is no database", func(t *testing.T, cfg *sqlite.Config) {
+			write(t, cfg.Path, strings.Repeat("not a database\n", 1000))
+		}, nil, []string{"not a database", "delete the file", "rebuilt from the journal"}},
+		{"a directory that doesn't exist", func(t *testing.T, cfg *sqlite.Config) {
+			cfg.Path = filepath.Join(cfg.Path, "no", "usage.db")
+		}, nil, []string{"check that the directory exists"}},
+		{"no path", func(t *testing.T, cfg *sqlite.Config) { cfg.Path = "" }, nil, []string{"no path"}},
+		{"a negative number of partitions", func(t *testing.T, cfg *sqlite.Config) { cfg.Partitions = -1 }, nil, []string{"-1 partitions"}},
+	}
+	for _, test := range tests {
+		t.Run("it refuses "+test.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, 1)
+			test.make(t, &cfg)
+			s, err := sqlite.Open(t.Context(), cfg)
+			if err == nil {
+				s.Close()
+				t.Fatal("no error")
+			}
+			if test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("error %q doesn't wrap %q", err, test.is)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error %q doesn't say %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+func TestOpenTakes(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"a b.db", "50%.db", "%41.db", "what?.db", "a#b.db", "a&b=c.db", "é.db", "'.db"} {
+		cfg := config(t, 1)
+		cfg.Path = filepath.Join(filepath.Dir(cfg.Path), name)
+		mustApply(t, open(t, cfg), batch(0, 1))
+		if _, err := os.Stat(cfg.Path); err != nil {
+			t.Errorf("path %q: %v", name, err)
+		}
+	}
+	t.Run("it takes an empty file", func(t *testing.T) {
+		cfg := config(t, 1)
+		write(t, cfg.Path, "")
+		mustApply(t, open(t, cfg), batch(0, 1))
+	})
+	t.Run("it takes a log that a killed process left behind", func(t *testing.T) {
+		cfg, copied := config(t, 1), config(t, 1)
+		s := open(t, cfg)
+		mustApply(t, s, batch(0, 100))
+		for _, suffix := range []string{"", "-wal"} {
+			data, err := os.ReadFile(cfg.Path + suffix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, copied.Path+suffix, string(data))
+		}
+		if got := count(t, open(t, copied)); got != 100 {
+			t.Errorf("count = %d, want 100", got)
+		}
+	})
+}
+
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	s := open(t, config(t, 1))
+	mustApply(t, s, batch(0, 10))
+	if err := s.LimitPages(5); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_, err := s.Apply(t.Context(), batch(1, 5000))
+		if err == nil || !strings.Contains(err.Error(), "full") {
+			t.Fatalf("Apply on a full disk: %v", err)
+		}
+		if got := count(t, s); got != 10 {
+			t.Fatalf("count = %d on a full disk, want 10 as before", got)
+		}
+	}
+	if err := s.LimitPages(0); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, s, batch(1, 5000))
+	if got := count(t, s); got != 5010 {
+		t.Errorf("count = %d, want 5010", got)
+	}
+}
+
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	s := open(t, cfg)
+	mustApply(t, s, batch(0, 5000))
+	s.Close()
+	data, err := os.ReadFile(cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data[len(data)/2:])
+	write(t, cfg.Path, string(data))
+	s = open(t, cfg)
+	err = s.Sum(t.Context(), meter.TypeRollup("t"), []event.Day{day}, func([]byte, uint64) {})
+	if err == nil || !strings.Contains(err.Error(), "delete the file") {
+		t.Errorf("Sum of a damaged file: %v, want an error that says what to do", err)
+	}
+}
+
+// TestLogIsBounded applies batches while readers overlap, so that there is always one.
+func TestLogIsBounded(t *testing.T) {
+	t.Parallel()
+	const limit = 1 << 20
+	cfg := config(t, 1)
+	s := open(t, cfg)
+	s.LimitWAL(limit)
+	mustApply(t, s, batch(0, 1000))
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := s.Sum(t.Context(), meter.TypeRollup("t"), []event.Day{day}, func([]byte, uint64) {}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	largest := int64(0)
+	for i := range uint64(150) {
+		mustApply(t, s, batch(i+1, 1000))
+		if info, err := os.Stat(cfg.Path + "-wal"); err == nil {
+			largest = max(largest, info.Size())
+		}
+	}
+	close(done)
+	readers.Wait()
+	if largest > 2*limit {
+		t.Errorf("the log grew to %d bytes, want at most %d", largest, 2*limit)
+	}
+}
+
+// TestLogHeldByReader keeps a transaction of another process open: the log cannot be emptied, and no batch may fail.
+func TestLogHeldByReader(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	cfg.Metrics = vm.NewSet()
+	s := open(t, cfg)
+	mustApply(t, s, batch(0, 10))
+	other := shell(t, cfg.Path)
+	tx, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	var n int
+	if err := tx.QueryRow("SELECT count(*) FROM cell").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	s.ShortenWaits(t.Context())
+	s.LimitWAL(100 << 10)
+	for i := range uint64(20) {
+		mustApply(t, s, batch(i+1, 100))
+	}
+	if got := cfg.Metrics.GetOrCreateCounter("usaged_store_sqlite_wal_busy_total").Get(); got == 0 || got > 5 {
+		t.Errorf("%d vain attempts, want some but not one per batch", got)
+	}
+}
+
+func TestViews(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 16)
+	s := open(t, cfg)
+	for p, user := range map[int]string{3: "alice", 7: "bob"} {
+		b := batch(0, 0)
+		b.Partition, b.Last = p, 10
+		b.Totals = meter.Totals{{Family: meter.FamilyEvents, A: "t"}: 4}
+		b.Days[day].Types["t"] = 4
+		b.Days[day].Rollups = map[meter.Rollup]meter.Cells{
+			meter.TypeRollup("t"):                              {user: 4},
+			meter.MeterRollup("queries", meter.ByReference):    {"SELECT 1": 2},
+			meter.MeterRollup("llm-tokens", meter.ByUser):      {user: 100},
+			meter.MeterRollup("dashboards", meter.ByUser):      {},
+			meter.MeterRollup("llm-tokens", meter.ByReference): {"gpt": 0},
+		}
+		mustApply(t, s, b)
+	}
+	db := shell(t, cfg.Path)
+	for _, test := range []struct{ query, want string }{
+		{"SELECT day, event_type, user_id, count FROM events ORDER BY user_id", "2026-11-23|t|alice|4\n2026-11-23|t|bob|4\n"},
+		{"SELECT count FROM events WHERE user_id = 'bob' AND day = '2026-11-23'", "4\n"},
+		{"SELECT * FROM daily", "2026-11-23|t|8\n"},
+		{"SELECT * FROM meters ORDER BY meter, dim, key", "2026-11-23|llm-tokens|ref|gpt|0\n2026-11-23|llm-tokens|user|alice|100\n" +
+			"2026-11-23|llm-tokens|user|bob|100\n2026-11-23|queries|ref|SELECT 1|4\n"},
+		{"SELECT producer, partition, offset, session FROM producers ORDER BY partition", "p|3|10|1\np|7|10|1\n"},
+		{"SELECT * FROM totals", "p|events|t||8\n"},
+		{"SELECT name FROM meta ORDER BY name", "epoch\npartitions\nschema\n"},
+	} {
+		if got := query(t, db, test.query); got != test.want {
+			t.Errorf("%s\ngot\n%swant\n%s", test.query, got, test.want)
+		}
+	}
+}
+
+// TestOtherWriter deletes a day behind the store's back, as a person with a shell might.
+func TestOtherWriter(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	s := open(t, cfg)
+	mustApply(t, s, batch(0, 3))
+	execute(t, cfg.Path, "DELETE FROM cell; DELETE FROM rollup; DELETE FROM day_type; DELETE FROM day")
+	mustApply(t, s, batch(1, 2))
+	keys := 0
+	if err := s.Sum(t.Context(), meter.TypeRollup("t"), []event.Day{day}, func([]byte, uint64) { keys++ }); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, s); got != 2 || keys != 2 {
+		t.Errorf("%d events of %d users, want 2 of 2", got, keys)
+	}
+}
+
+func TestApplyRefuses(t *testing.T) {
+	t.Parallel()
+	s := open(t, config(t, 4))
+	for name, change := range map[string]func(b *store.Batch){
+		"a partition that doesn't exist":           func(b *store.Batch) { b.Partition = 4 },
+		"a negative partition":                     func(b *store.Batch) { b.Partition = -1 },
+		"a batch that ends before it starts":       func(b *store.Batch) { b.Prev = 2 },
+		"a batch that could be counted repeatedly": func(b *store.Batch) { b.Last = 0 },
+	} {
+		b := batch(0, 1)
+		change(b)
+		if out, err := s.Apply(t.Context(), b); err == nil || out.Applied {
+			t.Errorf("%s: Apply = %+v, %v, want an error", name, out, err)
+		}
+	}
+}
+
+func TestExpireWalksThroughManyClaims(t *testing.T) {
+	t.Parallel()
+	s := open(t, config(t, 2))
+	now := day.Time().Add(30 * time.Hour)
+	for p := range 2 {
+		b := &store.Batch{Producer: "p", Partition: p, Last: 1}
+		for i := range 45_000 { // over several days, every second one old
+			age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Second
+			b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()})
+		}
+		mustApply(t, s, b)
+	}
+	if err := s.Expire(t.Context(), day, now); err != nil {
+		t.Fatal(err)
+	}
+	for p := range 2 {
+		b := &store.Batch{Producer: "p", Partition: p, Prev: 1, Last: 2}
+		for i := range 45_000 {
+			age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Second
+			b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()})
+		}
+		out, err := s.Apply(t.Context(), b)
+		if err != nil || len(out.Taken) != 22_500 || out.Taken[1] != 2 {
+			t.Errorf("partition %d: %d claims taken, %v, want every second of 45000", p, len(out.Taken), err)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	cfg.Metrics = vm.NewSet()
+	s := open(t, cfg)
+	mustApply(t, s, batch(0, 100))
+	var text strings.Builder
+	cfg.Metrics.WritePrometheus(&text)
+	for name, help := range sqlite.Help() {
+		if !strings.Contains(text.String(), name+" ") || help == "" {
+			t.Errorf("metric %s with help %q is missing in\n%s", name, help, text.String())
+		}
+	}
+	if strings.Contains(text.String(), "wal_bytes 0\n") {
+		t.Errorf("the log has no size:\n%s", text.String())
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names := cfg.Metrics.ListMetricNames(); len(names) != 0 {
+		t.Errorf("metrics %q after Close", names)
+	}
+}
+
+func write(t *testing.T, path, data string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shell opens the file as another program does.
+func shell(t *testing.T, path string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func execute(t *testing.T, path, script string) {
+	t.Helper()
+	if _, err := shell(t, path).Exec(script); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// query returns the rows of a query as the sqlite3 shell prints them.
+func query(t *testing.T, db *sql.DB, query string) string {
+	t.Helper()
+	rows, err := db.Query(query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for rows.Next() {
+		values, dest := make([]string, len(columns)), make([]any, len(columns))
+		for i := range values {
+			dest[i] = &values[i]
+		}
+		if err := rows.Scan(dest...); err != nil {
+			t.Fatal(err)
+		}
+		text.WriteString(strings.Join(values, "|") + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}

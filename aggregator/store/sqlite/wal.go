@@ -1,0 +1,41 @@
+package sqlite
+
+import ("fmt";"time")
+
+// walLimit is the size at which the log is emptied by force. SQLite moves it into the file by itself at every 1,000 pages,
+// but begins it anew only at a moment when nobody reads from it, which may never come while readers overlap.
+const walLimit = 64 << 20
+
+// limitWAL empties a log that has grown too long: it waits (for busy_timeout at most) until the readers that use it are
+// done, while new ones find everything in the file. Where that fails, say for a reader that sits in an open transaction, it
+// is tried again when the log has doubled, lest every batch waits.
+func (s *Store) limitWAL() {
+	w := s.writer
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
+	size := fileBytes(s.path + "-wal")
+	if size < max(w.walLimit, w.walRetry) {
+		return
+	}
+	t0 := time.Now()
+	defer func() { println("empty", time.Since(t0).String()) }()
+	if err := w.emptyWAL(); err != nil {
+		w.walRetry = 2 * size
+		s.metrics.walBusy.Inc()
+		s.log.Warn("write-ahead log not emptied", "wal_bytes", size, "retry_bytes", w.walRetry, "err", err)
+		return
+	}
+	w.walRetry = 0
+}
+
+func (w *writer) emptyWAL() error {
+	var busy bool
+	var frames, moved int
+	if err := w.db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved); err != nil {
+		return err
+	}
+	if busy {
+		return fmt.Errorf("a reader holds %d of its %d pages", frames-moved, frames)
+	}
+	return nil
+}
