@@ -1,0 +1,253 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSend(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, stdin string
+		args        []string
+		code        int
+		stdout      string
+		stderr      string
+		events      int
+	}{
+		{name: "it sends an event of flags", args: []string{"--type=a", "--user=ann", "--id=1", "--meta=rows=3", "--meta=x=y=z",
+			"--created-at=2026-11-23T10:00:00Z"}, stdout: "accepted a 1\n", events: 1},
+		{name: "it sends an event from stdin", stdin: `{"event_type":"a","id":"1"}`, args: []string{"-"}, stdout: "accepted a 1\n", events: 1},
+		{name: "it sends lines from stdin", stdin: "{\"event_type\":\"a\"}\n{\"event_type\":\"b\"}\n", args: []string{"-"},
+			stdout: "accepted 2 events\n", events: 2},
+		{name: "it sends an array from stdin", stdin: `[{"event_type":"a"},{"event_type":"b"}]`, args: []string{"-"},
+			stdout: "accepted 2 events\n", events: 2},
+		{name: "it sends nothing where one event is bad", stdin: `[{"event_type":"a"},{"event_type":""}]`, args: []string{"-"}, code: exitFailure,
+			stderr: "event 2/event_type"},
+		{name: "it names an unknown field", stdin: "{\"event_type\":\"a\"}\n{\"type\":\"b\"}", args: []string{"-"}, code: exitFailure, stderr: "event 2/type: "},
+		{name: "it wants a type", code: exitUsage, stderr: "--type"},
+		{name: "it wants flags or stdin", args: []string{"-", "--type=a"}, code: exitUsage, stderr: "not both"},
+		{name: "it passes on what the daemon says", args: []string{"--type=a", "--created-at=yesterday"}, code: exitFailure, stderr: "event 1/created_at: "},
+		{name: "it sends numbers as they are", stdin: `{"event_type":"a","metadata":{"n":1}}`, args: []string{"-"}, code: exitFailure,
+			stderr: "event 1/metadata/n: "},
+		{name: "it takes no files", args: []string{"events.json"}, code: exitUsage, stderr: "import"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			d := newFakeDaemon(t)
+			tl := &tool{stdin: tc.stdin, env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+			if code := tl.run(t, append([]string{"send"}, tc.args...)...); code != tc.code {
+				t.Errorf("exit %d, want %d", code, tc.code)
+			}
+			if tl.stdout.String() != tc.stdout || !strings.Contains(tl.stderr.String(), tc.stderr) {
+				t.Errorf("stdout %q, want %q; stderr %q, want %q in it", &tl.stdout, tc.stdout, &tl.stderr, tc.stderr)
+			}
+			if n := len(d.events()); n != tc.events {
+				t.Errorf("accepted %d, want %d", n, tc.events)
+			}
+		})
+	}
+}
+
+func TestReads(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	tl.stdin = `{"event_type":"sql_execution","user_id":"ann","id":"1"}` + "\n" + `{"event_type":"sql_execution","user_id":"ann","id":"1"}` + "\n" +
+		strings.Repeat(`{"event_type":"dashboard_publish","user_id":"Zoë 東京"}`+"\n", 1200)
+	if code := tl.run(t, "send", "-"); code != exitOK {
+		t.Fatalf("exit %d, want 0", code)
+	}
+	for _, tc := range []struct {
+		golden string
+		args   []string
+	}{
+		{"summary.txt", []string{"summary"}},
+		{"summary.json", []string{"summary", "--output=json"}},
+		{"top.txt", []string{"top"}},
+		{"top.json", []string{"top", "-o", "json"}},
+		{"top_meter.txt", []string{"top", "--meter=users", "--days=30"}},
+		{"ledger.txt", []string{"ledger"}},
+	} {
+		if code := tl.run(t, tc.args...); code != exitOK {
+			t.Errorf("%v: exit %d, want 0", tc.args, code)
+		}
+		golden(t, tc.golden, tl.stdout.Bytes())
+	}
+}
+
+var update = flag.Bool("update", false, "rewrite the files under testdata/golden")
+
+// golden compares with a file under testdata/golden.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "golden", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s:\n%s\nwant:\n%s", name, got, want)
+	}
+}
+
+func TestLedgerOutOfBalance(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	d.skew = 1
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	for _, output := range []string{"--output=table", "--output=json"} {
+		if code := tl.run(t, "ledger", output); code != exitFailure {
+			t.Errorf("%s: exit %d, want 1", output, code)
+		}
+		if !strings.Contains(tl.stderr.String(), "does not balance: 1 accepted, but 0 counted") {
+			t.Errorf("%s: stderr %q", output, &tl.stderr)
+		}
+	}
+}
+
+func TestBench(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		events int
+		ids    bool
+	}{
+		{"it sends batches", []string{"--batch=10", "--events=195", "--connections=3", "--wait"}, 200, false},
+		{"it sends single events with ids", []string{"--batch=1", "--events=150", "--connections=2", "--ids"}, 150, true},
+		{"it paces", []string{"--batch=5", "--events=50", "--rate=100000", "--days=7", "--users=3", "--types=9"}, 50, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			d := newFakeDaemon(t)
+			tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+			if code := tl.run(t, append([]string{"bench", "--output=json"}, tc.args...)...); code != exitOK {
+				t.Fatalf("exit %d, want 0", code)
+			}
+			var r postReport
+			if err := json.Unmarshal(tl.stdout.Bytes(), &r); err != nil {
+				t.Fatal(err)
+			}
+			if int(r.Events) != tc.events || len(d.events()) != tc.events || r.Latency.Max <= 0 || r.Daemon == nil || r.Daemon.RSSBytes != 5e7 {
+				t.Errorf("report %+v, daemon %d events; want %d", r, len(d.events()), tc.events)
+			}
+			for _, e := range d.events() {
+				if e.ClientID != tc.ids {
+					t.Fatalf("event %+v: id of the client's is %v, want %v", e, e.ClientID, tc.ids)
+				}
+			}
+			if tc.ids && len(d.counted) != tc.events {
+				t.Errorf("%d different ids, want %d", len(d.counted), tc.events)
+			}
+		})
+	}
+}
+
+func TestBenchReportsErrors(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	d.faults = func(request int) (int, string) {
+		if request%2 == 0 {
+			return 503, "1"
+		}
+		return 0, ""
+	}
+	if code := tl.run(t, "bench", "--batch=1", "--events=20", "--connections=1"); code != exitFailure {
+		t.Errorf("exit %d, want 1", code)
+	}
+	if !strings.Contains(tl.stdout.String(), "errors, status 503") || !strings.Contains(tl.stderr.String(), "10 of the requests failed") {
+		t.Errorf("stdout %q, stderr %q", &tl.stdout, &tl.stderr)
+	}
+}
+
+func TestBenchSummary(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	if code := tl.run(t, "bench", "summary", "--requests=3"); code != exitOK {
+		t.Errorf("exit %d, want 0", code)
+	}
+	for _, want := range []string{"first request", "warm, ms", "304, ms"} {
+		if !strings.Contains(tl.stdout.String(), want) {
+			t.Errorf("stdout %q, want %q", &tl.stdout, want)
+		}
+	}
+}
+
+func TestConnection(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	data := d.dataDir(t)
+	bare := t.TempDir()
+	token := writeFile(t, filepath.Join(bare, "my.token"), fakeAdmin+"\n")
+	twoLines := writeFile(t, filepath.Join(bare, "two.token"), "a\nb\n")
+	for _, tc := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		code int
+		says string
+	}{
+		{"it finds address and token in the data directory", nil, []string{"--data.dir", data}, exitOK, ""},
+		{"it takes both from the environment", map[string]string{"USAGE_URL": d.URL, "USAGE_TOKEN": fakeAdmin}, nil, exitOK, ""},
+		{"it takes a file from the environment", map[string]string{"USAGE_URL": d.URL, "USAGE_TOKEN_FILE": token}, nil, exitOK, ""},
+		{"it prefers the flag", map[string]string{"USAGE_URL": "http://nowhere.invalid", "USAGE_TOKEN": "x"},
+			[]string{"--url", d.URL, "--token-file", token}, exitOK, ""},
+		{"it keeps a path in the address", nil, []string{"--url", d.URL + "/", "--token-file", token}, exitOK, ""},
+		{"it misses a token", nil, []string{"--url", d.URL}, exitFailure, "there is none in " + bare},
+		{"it names a token file that is not there", nil, []string{"--url", d.URL, "--token-file", "nowhere"}, exitFailure, "nowhere"},
+		{"it wants one line in a token file", nil, []string{"--url", d.URL, "--token-file", twoLines}, exitFailure, "one line"},
+		{"it says how to start a daemon", nil, []string{"--url", "http://127.0.0.1:1"}, exitFailure,
+			"no daemon answers at http://127.0.0.1:1 (--url): dial tcp 127.0.0.1:1: connect: connection refused; start it with `make run` or name another with --url"},
+		{"it refuses a password in the address", nil, []string{"--url", "http://u:hunter2@x"}, exitFailure, "must have no user"},
+		{"it refuses what is no address", nil, []string{"--url", "localhost:8080"}, exitFailure, "--url: the server's URL must look like"},
+		{"it knows something else by its answers", nil, []string{"--url", d.URL + "/other", "--token-file", token}, exitFailure, "may not be usaged"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			env := map[string]string{"USAGE_DATA_DIR": bare}
+			for name, value := range tc.env {
+				env[name] = value
+			}
+			tl := &tool{env: env}
+			if code := tl.run(t, append([]string{"ledger"}, tc.args...)...); code != tc.code {
+				t.Errorf("exit %d, want %d", code, tc.code)
+			}
+			text := tl.stderr.String()
+			if !strings.Contains(text, tc.says) || strings.Contains(text, "hunter2") || strings.Contains(text, fakeAdmin) {
+				t.Errorf("stderr %q, want %q", text, tc.says)
+			}
+		})
+	}
+}
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	tb := newTable("NAME", ">N", "NOTE")
+	tb.add("東京", "1,000", "x")
+	tb.add("a\x1b[2Jb\nc", "1", "")
+	var out strings.Builder
+	if err := tb.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	const want = "NAME          N  NOTE\n東京      1,000  x\na\uFFFD[2Jb\uFFFDc      1\n"
+	if out.String() != want {
+		t.Errorf("got:\n%swant:\n%s", &out, want)
+	}
+	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
+		if got := thousands(n); got != want {
+			t.Errorf("thousands(%d) = %s, want %s", n, got, want)
+		}
+	}
+}

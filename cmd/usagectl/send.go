@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/google/uuid"
+	"github.com/itchyny/gojq"
+
+	"usaged/client"
+)
+
+// maxSendBytes is what the daemon takes in one request.
+const maxSendBytes = 8 << 20
+
+// sendCommand sends a few events as one batch: all of them are accepted, or none.
+type sendCommand struct {
+	stdin     string
+	eventType string
+	user      string
+	id        string
+	source    string
+	createdAt string
+	metadata  map[string]string
+	patience  time.Duration
+}
+
+func addSend(app *kingpin.Application, _ *session, commands map[string]command) {
+	c := &sendCommand{metadata: map[string]string{}}
+	cmd := app.Command("send", "Send one event that the flags describe, or with - the events on standard input as one batch: JSON (an event "+
+		"or an array) or NDJSON. All are accepted, or none. For files use import.")
+	cmd.Arg("-", "Read events from standard input.").StringVar(&c.stdin)
+	cmd.Flag("type", "event_type, such as sql_execution.").StringVar(&c.eventType)
+	cmd.Flag("user", "user_id; otherwise the daemon takes the token's.").StringVar(&c.user)
+	cmd.Flag("id", "id; otherwise one is made.").StringVar(&c.id)
+	cmd.Flag("source", "source.").StringVar(&c.source)
+	cmd.Flag("created-at", "created_at, RFC 3339; otherwise the daemon's time.").PlaceHolder("TIME").StringVar(&c.createdAt)
+	cmd.Flag("meta", "A metadata key with its value; may be repeated.").PlaceHolder("KEY=VALUE").StringMapVar(&c.metadata)
+	cmd.Flag("retry-for", "How long to try again while the daemon is overloaded or restarting.").Default("10s").DurationVar(&c.patience)
+	commands[cmd.FullCommand()] = c.run
+}
+
+func (c *sendCommand) run(ctx context.Context, s *session) error {
+	events, err := c.events(s)
+	if err != nil {
+		return err
+	}
+	body, ids, err := encodeEvents(events)
+	if err != nil {
+		return err
+	}
+	if err := s.reach(ctx); err != nil {
+		return err
+	}
+	api, err := s.client(posting, retrying(c.patience))
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	accepted, err := api.Post(ctx, body)
+	if err != nil {
+		return describeRefusal(err, s)
+	}
+	if s.json() {
+		return printJSON(s, map[string]any{"accepted": accepted, "ids": ids})
+	}
+	if len(events) > 1 {
+		_, err = fmt.Fprintf(s.stdout, "accepted %s events\n", thousands(uint64(accepted)))
+		return err
+	}
+	_, err = fmt.Fprintf(s.stdout, "accepted %s %s\n", printable(fmt.Sprint(events[0]["event_type"])), printable(ids[0]))
+	return err
+}
+
+// events are those to be sent, by the names of their fields. Whether they are valid is the daemon's to say: it names
+// every fault.
+func (c *sendCommand) events(s *session) ([]map[string]any, error) {
+	described := c.eventType != "" || c.user != "" || c.id != "" || c.source != "" || c.createdAt != "" || len(c.metadata) > 0
+	switch {
+	case c.stdin != "" && c.stdin != stdinArgument:
+		return nil, usagef("send takes flags, or - for events on standard input; for files use import")
+	case c.stdin != "" && described:
+		return nil, usagef("send takes either flags or events on standard input (-), not both")
+	case c.stdin != "":
+		events, err := readEvents(s.stdin)
+		if err != nil {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+		return events, nil
+	case c.eventType == "":
+		return nil, usagef("send needs --type, or - for events on standard input")
+	}
+	e := map[string]any{"event_type": c.eventType}
+	for name, value := range map[string]string{"id": c.id, "user_id": c.user, "source": c.source, "created_at": c.createdAt} {
+		if value != "" {
+			e[name] = value
+		}
+	}
+	if len(c.metadata) > 0 {
+		metadata := map[string]any{}
+		for key, value := range c.metadata {
+			metadata[key] = value
+		}
+		e["metadata"] = metadata
+	}
+	return []map[string]any{e}, nil
+}
+
+// readEvents reads an event, an array of them, or one a line.
+func readEvents(r io.Reader) ([]map[string]any, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxSendBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxSendBytes {
+		return nil, fmt.Errorf("more than %d bytes: use import", maxSendBytes)
+	}
+	recs := newJSONRecords(bytes.NewReader(bytes.TrimPrefix(data, []byte("\uFEFF"))))
+	var events []map[string]any
+	for {
+		rec, err := recs.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = rec.err
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", rec.line, err)
+		}
+		e, ok := rec.value.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("line %d: %s where an event is due", rec.line, kindOf(rec.value))
+		}
+		events = append(events, e)
+	}
+	if len(events) == 0 {
+		return nil, errors.New("no event")
+	}
+	return events, nil
+}
+
+// encodeEvents writes a batch, in which every event has an id, so that trying again is harmless.
+func encodeEvents(events []map[string]any) (body []byte, ids []string, err error) {
+	for _, e := range events {
+		if e["id"] == nil {
+			id, err := uuid.NewV7()
+			if err != nil {
+				return nil, nil, fmt.Errorf("make an id: %w", err)
+			}
+			e["id"] = id.String()
+		}
+		ids = append(ids, fmt.Sprint(e["id"]))
+		line, err := gojq.Marshal(e) // knows the numbers that our decoder makes
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode event: %w", err)
+		}
+		body = append(append(body, line...), '\n')
+	}
+	return body, ids, nil
+}
+
+// describeRefusal lists the faults of a refusal, one a line.
+func describeRefusal(err error, s *session) error {
+	problem, ok := errors.AsType[*client.Problem](err)
+	if !ok || len(problem.Errors) == 0 {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "usagectl: refused, nothing was accepted: %s\n", problem.Title)
+	for _, fault := range problem.Errors {
+		where := fault.Pointer
+		if index, rest, ok := fault.Element(); ok {
+			where = fmt.Sprintf("event %d%s", index+1, rest)
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", printable(where), printable(fault.Detail))
+	}
+	fmt.Fprint(s.stderr, b.String())
+	return errReported
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/mattn/go-isatty"
+
+	"usaged/client"
+)
+
+const (
+	defaultURL   = "http://127.0.0.1:8080"
+	urlFile      = "usaged.url" // the daemon writes its base URL there
+	adminFile    = "admin.token"
+	producerFile = "producer.token"
+
+	outputTable = "table"
+	outputJSON  = "json"
+)
+
+// session is the process with the global flags: which daemon, which token, which form of output.
+type session struct {
+	*process
+	flagURL   string
+	tokenFile string
+	dataDir   string
+	output    string
+
+	// For the texts of errors.
+	url         string // the daemon's address
+	urlSource   string // where the address came from
+	tokenSource string // where the token came from; empty: there is none
+}
+
+// addFlags defines the global flags. The environment gives their defaults.
+func (s *session) addFlags(app *kingpin.Application) {
+	env := func(name, fallback string) string {
+		if value := s.getenv(name); value != "" {
+			return value
+		}
+		return fallback
+	}
+	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL).").
+		PlaceHolder("URL").Default(env("USAGE_URL", "")).StringVar(&s.flagURL)
+	app.Flag("token-file", "File that holds the bearer token; by default $USAGE_TOKEN, $USAGE_TOKEN_FILE, or the token that the daemon "+
+		"wrote into the data directory.").PlaceHolder("FILE").StringVar(&s.tokenFile)
+	app.Flag("data.dir", "The data directory of a daemon on this machine ($USAGE_DATA_DIR).").
+		Default(env("USAGE_DATA_DIR", "./data")).StringVar(&s.dataDir)
+	app.Flag("output", "table for people, json for scripts.").Short('o').Default(outputTable).EnumVar(&s.output, outputTable, outputJSON)
+}
+
+// check looks at the global flags.
+func (s *session) check() error {
+	if s.dataDir == "" {
+		return errors.New("--data.dir must not be empty")
+	}
+	return nil
+}
+
+func (s *session) json() bool { return s.output == outputJSON }
+
+// purpose is what a token is needed for.
+type purpose int
+
+const (
+	reading purpose = iota
+	posting
+)
+
+// client returns a client of the daemon, which tries a request once unless an option says otherwise.
+func (s *session) client(p purpose, options ...func(*client.Config)) (*client.Client, error) {
+	token, err := s.token(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.findURL(); err != nil {
+		return nil, err
+	}
+	cfg := client.Config{URL: s.url, Token: token, RetryFor: -1, UserAgent: "usagectl"}
+	for _, option := range options {
+		option(&cfg)
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.urlSource, err)
+	}
+	return c, nil
+}
+
+// retrying makes a client try again for so long where the daemon is overloaded or restarting.
+func retrying(patience time.Duration) func(*client.Config) {
+	return func(cfg *client.Config) {
+		cfg.RetryFor = patience
+		if patience <= 0 {
+			cfg.RetryFor = -1
+		}
+	}
+}
+
+func (s *session) findURL() error {
+	if s.flagURL != "" {
+		s.url, s.urlSource = s.flagURL, "--url"
+		return nil
+	}
+	path := filepath.Join(s.dataDir, urlFile)
+	line, err := readLine(path)
+	switch {
+	case err == nil:
+		s.url, s.urlSource = line, path
+	case errors.Is(err, fs.ErrNotExist):
+		s.url, s.urlSource = defaultURL, "the default address"
+	default:
+		return fmt.Errorf("find the daemon's address: %w", err)
+	}
+	return nil
+}
+
+// token finds the bearer token: flag, environment, then what the daemon wrote into its data directory.
+func (s *session) token(p purpose) (string, error) {
+	path := s.tokenFile
+	if path == "" {
+		if token := strings.TrimSpace(s.getenv("USAGE_TOKEN")); token != "" {
+			s.tokenSource = "$USAGE_TOKEN"
+			return token, nil
+		}
+		path = s.getenv("USAGE_TOKEN_FILE")
+	}
+	if path != "" {
+		s.tokenSource = path
+		token, err := readLine(path)
+		if err != nil {
+			return "", fmt.Errorf("read the token: %w", err)
+		}
+		return token, nil
+	}
+	names := []string{adminFile}
+	if p == posting {
+		names = []string{producerFile, adminFile}
+	}
+	for _, name := range names {
+		path := filepath.Join(s.dataDir, name)
+		token, err := readLine(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("read the token: %w", err)
+		}
+		s.tokenSource = path
+		return token, nil
+	}
+	s.tokenSource = ""
+	return "", nil
+}
+
+// readLine reads a file of one short line.
+func readLine(path string) (string, error) {
+	const maxLineBytes = 4 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxLineBytes+1))
+	if err != nil {
+		return "", err
+	}
+	line := strings.TrimSpace(string(data))
+	if line == "" || len(data) > maxLineBytes || strings.ContainsAny(line, "\r\n") {
+		return "", fmt.Errorf("%s: one line of text is due", path)
+	}
+	return line, nil
+}
+
+// reach fails where nobody listens at the daemon's address, so that nothing waits through retries for a daemon that
+// was never started.
+func (s *session) reach(ctx context.Context) error {
+	c, err := s.client(reading)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Get(ctx, "/-/healthy", nil, "")
+	if _, absent := errors.AsType[*client.Unreachable](err); absent || ctx.Err() != nil {
+		return err
+	}
+	return nil // whatever it answered, it is there
+}
+
+// explain is an error's text with what to do about it.
+func (s *session) explain(err error) string {
+	if absent, ok := errors.AsType[*client.Unreachable](err); ok {
+		return strings.Replace(err.Error(), absent.Error(), fmt.Sprintf(
+			"no daemon answers at %s (%s): %v; start it with `make run` or name another with --url", s.url, s.urlSource, absent.Err), 1)
+	}
+	problem, ok := errors.AsType[*client.Problem](err)
+	if !ok {
+		return err.Error()
+	}
+	var hint string
+	switch {
+	case problem.Status == http.StatusUnauthorized && s.tokenSource == "":
+		hint = fmt.Sprintf("%s wants a token and there is none in %s: name its file with --token-file", s.url, s.dataDir)
+	case problem.Status == http.StatusUnauthorized:
+		hint = fmt.Sprintf("%s does not know the token in %s: name another with --token-file", s.url, s.tokenSource)
+	case problem.Status == http.StatusForbidden:
+		hint = fmt.Sprintf("the token in %s may not do this: name one of another role with --token-file", s.tokenSource)
+	case problem.Code == "" && !problem.Temporary():
+		hint = fmt.Sprintf("what answers at %s (%s) may not be usaged", s.url, s.urlSource)
+	default:
+		return err.Error()
+	}
+	return strings.Replace(err.Error(), problem.Error(), fmt.Sprintf("%s (%v)", hint, problem), 1)
+}
+
+// isTerminal says whether a person watches w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}

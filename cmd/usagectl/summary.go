@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"usaged/client"
+)
+
+// summaryCommand shows events per type and user.
+type summaryCommand struct {
+	query client.Query
+}
+
+func addSummary(app *kingpin.Application, _ *session, commands map[string]command) {
+	c := &summaryCommand{}
+	cmd := app.Command("summary", "Show how many events of each type each user sent.")
+	cmd.Flag("days", "Today (UTC) and the days before it.").Default("7").IntVar(&c.query.Days)
+	cmd.Flag("type", "Only this event type.").StringVar(&c.query.EventType)
+	cmd.Flag("user", "Only this user.").StringVar(&c.query.UserID)
+	cmd.Flag("top", "The busiest users of each type; 0 is all of them.").Default("10").IntVar(&c.query.Top)
+	commands[cmd.FullCommand()] = c.run
+}
+
+func checkWindow(q client.Query) error {
+	if q.Days < 1 || q.Top < 0 {
+		return usagef("--days must be positive, --top must not be negative")
+	}
+	return nil
+}
+
+func (c *summaryCommand) run(ctx context.Context, s *session) error {
+	if err := checkWindow(c.query); err != nil {
+		return err
+	}
+	api, err := s.client(reading)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	if s.json() {
+		return passJSON(ctx, s, api, client.SummaryPath, c.query.Values())
+	}
+	summary, err := api.Summary(ctx, c.query)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.stdout, "%s, generated %s\n", window(summary.From, summary.To, summary.Days), summary.GeneratedAt.Format(time.RFC3339))
+	t := newTable("EVENT TYPE", "USER", ">EVENTS")
+	for _, typ := range slices.Sorted(maps.Keys(summary.Types)) {
+		for _, total := range summary.Types[typ] {
+			t.add(typ, total.Key, thousands(total.N))
+		}
+	}
+	if len(t.rows) == 1 {
+		_, err := fmt.Fprintln(s.stdout, "no events")
+		return err
+	}
+	return t.write(s.stdout)
+}
+
+func window(from, to string, days int) string {
+	if days == 1 {
+		return to + " (today, UTC)"
+	}
+	return fmt.Sprintf("%s to %s (%d days, UTC)", from, to, days)
+}
+
+// passJSON prints the daemon's answer as it is.
+func passJSON(ctx context.Context, s *session, api *client.Client, path string, query url.Values) error {
+	answer, err := api.Get(ctx, path, query, "")
+	if err != nil {
+		return err
+	}
+	body := answer.Body
+	if len(body) == 0 || body[len(body)-1] != '\n' {
+		body = append(body, '\n')
+	}
+	_, err = s.stdout.Write(body)
+	return err
+}
+
+// days names a window in a heading.
+func days(n int) string {
+	if n == 1 {
+		return "today (UTC)"
+	}
+	return "the last " + strconv.Itoa(n) + " days (UTC)"
+}
