@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"usaged/aggregator/journal"
 )
 
@@ -34,7 +36,8 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func benchmarkAppend(b *testing.B, senders int, batch journal.Batch) {
-	j := open(b, journal.Config{Dir: b.TempDir()})
+	set := metrics.NewSet()
+	j := open(b, journal.Config{Dir: b.TempDir(), Metrics: set})
 	work := make(chan struct{})
 	var wg sync.WaitGroup
 	for range senders {
@@ -59,6 +62,8 @@ func benchmarkAppend(b *testing.B, senders int, batch journal.Batch) {
 	close(work)
 	wg.Wait()
 	b.ReportMetric(float64(j.End())/b.Elapsed().Seconds(), "events/s")
+	commits := set.GetOrCreateCounter("usaged_journal_commits_total").Get()
+	b.ReportMetric(float64(j.End())/float64(commits), "events/commit")
 }
 
 func BenchmarkRead(b *testing.B) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
@@ -22,6 +23,7 @@ func (j *Journal) run() {
 			continue
 		}
 		g.answer(nil)
+		runtime.Gosched() // let those answered submit again, so that they share the next sync
 	}
 }
 

@@ -197,8 +197,8 @@ func (j *Journal) Roll() error {
 	return err
 }
 
-// Close commits what was submitted, marks the clean end and closes the files. Readers stay usable. Later calls return
-// what the first returned.
+// Close commits what was submitted, marks the clean end and closes the files. Readers stay usable. On an error the mark
+// may be missing; what was acknowledged is durable all the same. Later calls return what the first returned.
 func (j *Journal) Close() error {
 	j.closeOnce.Do(func() {
 		j.queue.close(fmt.Errorf("%w: it is closed", ErrUnavailable))

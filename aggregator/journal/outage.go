@@ -137,7 +137,7 @@ func truncate(path string, bytes int64) error {
 }
 
 // stuckLog is an abandoned log that could not be closed, because closing flushes and that failed. It keeps a goroutine
-// and a descriptor.
+// and a descriptor until closing succeeds or the process ends.
 type stuckLog struct {
 	log *wlog.WL
 	// The segment and where it was cut.

@@ -210,13 +210,12 @@ func TestOpenReaderFollowsAJournalFromOutside(t *testing.T) {
 	if gap != 0 {
 		t.Errorf("a gap of %d", gap)
 	}
-	rec := journal.Record{}
-	r, err = journal.OpenReader(dir)
+	again, err := journal.OpenReader(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	if rec, err = r.Next(); err != nil || rec.Producer != j.ID() {
+	defer again.Close()
+	if rec, err := again.Next(); err != nil || rec.Producer != j.ID() {
 		t.Errorf("Next: producer %q, %v, want %q", rec.Producer, err, j.ID())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/VictoriaMetrics/metrics"
+	"github.com/google/uuid"
 	"github.com/prometheus/prometheus/tsdb/wlog"
 
 	"usaged/aggregator/journal"
@@ -131,8 +132,8 @@ func tears(whole []byte, begin, at int) files {
 // memoryDir returns a directory where fsync costs nothing, if there is one.
 func memoryDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "journal")
-	if err != nil {
+	dir := filepath.Join("/dev/shm", "journal-"+uuid.NewString())
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return t.TempDir()
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })

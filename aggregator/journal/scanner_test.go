@@ -3,6 +3,7 @@ package journal_test
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
@@ -31,11 +32,8 @@ func wlogRecords(path string) ([][]byte, error) {
 func TestScannerReadsWhatWlogReads(t *testing.T) {
 	t.Parallel()
 	sizes := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(32_600, 32_800), rapid.IntRange(0, 150_000))
+	dir := filepath.Join(t.TempDir(), "log")
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			rt.Fatal(err)
-		}
 		defer os.RemoveAll(dir)
 		how := rapid.SampledFrom([]string{compression.None, compression.Snappy, compression.Zstd}).Draw(rt, "compression")
 		log, err := wlog.NewSize(nil, nil, dir, 256<<10, how)

@@ -126,36 +126,35 @@ func summarizeEnds(dir string, index int) (*summary, error) {
 }
 
 // addLast finds the last whole record, page by page from the end.
-func (sum *summary) addLast(s *scanner) error {
-	for page := (s.end - 1) / pageBytes; page >= 0; page-- {
-		found, err := s.seekPage(page * pageBytes)
-		if err != nil {
+func (s *summary) addLast(scan *scanner) error {
+	before := s.records
+	for page := (scan.end - 1) / pageBytes; page >= 0 && s.records == before; page-- {
+		if err := s.addFrom(scan, page*pageBytes); err != nil {
 			return err
-		}
-		seen := false
-		for found {
-			h, _, err := s.next()
-			if err == nil {
-				seen = true
-				sum.add(h)
-				sum.bytes = s.off
-				continue
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if _, bad := errors.AsType[*badPlaceError](err); !bad {
-				return err
-			}
-			if found, err = s.skipBad(); err != nil {
-				return err
-			}
-		}
-		if seen {
-			return nil
 		}
 	}
 	return nil
+}
+
+// addFrom adds the whole records that begin in a page or behind it.
+func (s *summary) addFrom(scan *scanner, page int64) error {
+	found, err := scan.seekPage(page)
+	for found && err == nil {
+		var h header
+		h, _, err = scan.next()
+		if err == nil {
+			s.add(h)
+			s.bytes = scan.off
+			continue
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if _, bad := errors.AsType[*badPlaceError](err); bad {
+			found, err = scan.skipBad()
+		}
+	}
+	return err
 }
 
 // firstBehind returns the first whole record at or behind a bad place. It can be the one at the place where that is
