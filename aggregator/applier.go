@@ -20,8 +20,9 @@ const (
 	// loadedInterval: the more events are folded at once, the fewer cells are written for each.
 	idleInterval   = 50 * time.Millisecond
 	loadedInterval = time.Second
-	// loadedEvents is the number of events per fold at which the interval is loadedInterval.
-	loadedEvents = 50_000
+	// loadedEvents is the number of events per fold at which the interval is loadedInterval. Some 2,500 events a second
+	// are enough: the fewer syncs of the store, the shorter those of the journal, for which requests wait.
+	loadedEvents = 2_500
 	// maxFoldEvents ends a fold in a backlog, so that its memory and the time of its application are bounded.
 	maxFoldEvents = 1_000_000
 

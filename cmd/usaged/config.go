@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -83,12 +84,12 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	flag("web.config.file", "File with TLS settings, in the format of Prometheus' exporter toolkit. Default: no TLS.").StringVar(&cfg.webConfigFile)
 	flag("web.metrics-auth", "Demand a viewer's or an admin's token for /metrics.").BoolVar(&cfg.metricsAuth)
 	flag("web.drain-delay", "How long to answer requests, with /-/ready saying 503, before stopping: the time that a load balancer needs to notice.").
-		Default("0s").DurationVar(&cfg.drainDelay)
+		Default("0s").SetValue(&value[time.Duration]{"web.drain-delay", "a duration such as 10s", &cfg.drainDelay, time.ParseDuration})
 	flag("data.dir", "Directory of the journal, the embedded database and the tokens. Made where absent.").Default("./data").StringVar(&cfg.dataDir)
 	flag("retention.days", "Days (UTC, today included) that usage can be asked for, and that events may be dated back.").
-		Default("30").IntVar(&cfg.retentionDays)
+		Default("30").SetValue(&value[int]{"retention.days", "a whole number", &cfg.retentionDays, strconv.Atoi})
 	flag("retention.size", "Size of the journal, as 10GB, beyond which its oldest events are deleted although they are inside the retention. 0: no limit.").
-		Default("0").BytesVar(&cfg.retentionSize)
+		Default("0").SetValue(&value[units.Base2Bytes]{"retention.size", "a size such as 10GB", &cfg.retentionSize, units.ParseBase2Bytes})
 	flag("auth.tokens-file", "File with the tokens' names, roles and hashes. Default: tokens.yml in the data directory, which is made at the first start.").
 		StringVar(&cfg.tokensFile)
 	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
@@ -99,6 +100,25 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		app.GetFlag(name).Envar(envName(name))
 	}
 }
+
+// value parses a flag, or its environment variable. Kingpin's own values don't name the flag in their errors, and take 1.9
+// for a whole number.
+type value[T any] struct {
+	flag, what string
+	to         *T
+	parse      func(string) (T, error)
+}
+
+func (v *value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return fmt.Errorf("--%s or %s: %q is not %s", v.flag, envName(v.flag), text, v.what)
+	}
+	*v.to = parsed
+	return nil
+}
+
+func (v *value[T]) String() string { return fmt.Sprint(*v.to) }
 
 // envName returns the environment variable of a flag.
 func envName(flag string) string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -28,10 +29,26 @@ func Main(args []string, now func() time.Time) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "usaged: %v, try --help\n", err)
+		fmt.Fprintf(os.Stderr, "usaged: %s, try --help\n", oneLine(err))
 		return 2
 	default:
-		fmt.Fprintf(os.Stderr, "usaged: %v\n", err)
+		fmt.Fprintf(os.Stderr, "usaged: %s\n", oneLine(err))
 		return 1
 	}
+}
+
+// oneLine writes an error on one line, also one that was joined from several, or that a YAML parser has made.
+func oneLine(err error) string {
+	var text strings.Builder
+	for line := range strings.Lines(err.Error()) {
+		switch {
+		case text.Len() == 0:
+		case strings.HasSuffix(text.String(), ":"):
+			text.WriteString(" ")
+		default:
+			text.WriteString("; ")
+		}
+		text.WriteString(strings.TrimSpace(line))
+	}
+	return text.String()
 }

@@ -47,10 +47,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err != nil || cfg.exit {
 		return err
 	}
+	if err := cfg.checkFiles(); err != nil { // before anything is made
+		return err
+	}
 	if cfg.checkConfig {
-		if err := cfg.checkFiles(); err != nil {
-			return err
-		}
 		fmt.Fprintln(stdout, "configuration is valid")
 		return nil
 	}
@@ -250,9 +250,6 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 	})
 	if err != nil {
 		return nil, err
-	}
-	if err := web.Validate(d.cfg.webConfigFile); err != nil {
-		return nil, fmt.Errorf("--web.config.file: %w", err)
 	}
 	var listeners []net.Listener
 	for _, address := range d.cfg.listen {

@@ -30,9 +30,6 @@ func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, e
 	if err != nil {
 		return store.Outcome{}, fmt.Errorf("apply batch to partition %d: %w", batch.Partition, explain(err))
 	}
-	if out.Applied {
-		s.limitWAL()
-	}
 	return out, nil
 }
 

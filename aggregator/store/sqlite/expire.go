@@ -60,8 +60,8 @@ type claimKey struct {
 	accepted  int64
 }
 
-// expireStep is how many claims one transaction looks at: some 20 ms.
-const expireStep = 20_000
+// claimStep is how many claims one transaction of expireClaims looks at: some 20 ms.
+const claimStep = 20_000
 
 // expireClaims removes the claims accepted before oldest. It walks through the days that may have such claims in steps, of
 // which each knows its end before it takes the writer's turn.
@@ -69,10 +69,10 @@ func (s *Store) expireClaims(ctx context.Context, oldest int64) error {
 	from, last := claimKey{day: math.MinInt64}, false
 	for !last {
 		to := claimKey{day: acceptedDay(oldest)}
-		err := s.readers.QueryRowContext(ctx, `SELECT accepted_day, partition, digest, accepted FROM claim
+		err := s.reader().QueryRowContext(ctx, `SELECT accepted_day, partition, digest, accepted FROM claim
 			WHERE (accepted_day, partition, digest, accepted) > (?, ?, ?, ?) AND accepted_day <= ?
 			ORDER BY accepted_day, partition, digest, accepted LIMIT 1 OFFSET ?`,
-			from.day, from.partition, from.digest, from.accepted, to.day, expireStep-1,
+			from.day, from.partition, from.digest, from.accepted, to.day, s.claimStep-1,
 		).Scan(&to.day, &to.partition, &to.digest, &to.accepted)
 		if last = errors.Is(err, sql.ErrNoRows); last {
 			to = claimKey{day: to.day, partition: math.MaxInt}

@@ -25,3 +25,6 @@ func (s *Store) ShortenWaits(ctx context.Context) error {
 	_, err := s.writer.db.ExecContext(ctx, "PRAGMA busy_timeout = 10")
 	return err
 }
+
+// LimitClaimStep sets how many claims one transaction of Expire looks at.
+func (s *Store) LimitClaimStep(n int) { s.claimStep = n }

@@ -29,7 +29,7 @@ func readOffset(ctx context.Context, tx *sql.Tx, partition int, id string) (offs
 
 // snapshot runs do in a transaction that only reads: all of it sees the file as of one moment.
 func (s *Store) snapshot(ctx context.Context, do func(tx *sql.Tx) error) error {
-	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := s.reader().BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func addTotals(ctx context.Context, tx *sql.Tx, producers map[string]*store.Prod
 
 // Versions returns the versions of days.
 func (s *Store) Versions(ctx context.Context, days []event.Day) ([]string, error) {
-	rows, err := s.readers.QueryContext(ctx, "SELECT day, version FROM day WHERE day IN (SELECT value FROM json_each(?))", jsonDays(days))
+	rows, err := s.reader().QueryContext(ctx, "SELECT day, version FROM day WHERE day IN (SELECT value FROM json_each(?))", jsonDays(days))
 	if err != nil {
 		return nil, fmt.Errorf("read versions: %w", explain(err))
 	}
@@ -144,7 +144,7 @@ func (s *Store) Types(ctx context.Context, days []event.Day) ([]map[string]uint6
 		types[i] = make(map[string]uint64)
 		indices[day] = append(indices[day], i)
 	}
-	rows, err := s.readers.QueryContext(ctx,
+	rows, err := s.reader().QueryContext(ctx,
 		"SELECT day, type, sum(count) FROM day_type WHERE day IN (SELECT value FROM json_each(?)) GROUP BY day, type", jsonDays(days))
 	if err != nil {
 		return nil, fmt.Errorf("read types: %w", explain(err))

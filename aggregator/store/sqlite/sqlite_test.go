@@ -229,14 +229,14 @@ func TestDamagedFile(t *testing.T) {
 // TestLogIsBounded applies batches while readers overlap, so that there is always one.
 func TestLogIsBounded(t *testing.T) {
 	t.Parallel()
-	const limit = 1 << 20
+	const limit = 256 << 10
 	cfg := config(t, 1)
 	s := open(t, cfg)
 	s.LimitWAL(limit)
-	mustApply(t, s, batch(0, 1000))
+	mustApply(t, s, batch(0, 300))
 	done := make(chan struct{})
 	var readers sync.WaitGroup
-	for range 3 {
+	for range 2 {
 		readers.Go(func() {
 			for {
 				select {
@@ -252,8 +252,8 @@ func TestLogIsBounded(t *testing.T) {
 		})
 	}
 	largest := int64(0)
-	for i := range uint64(150) {
-		mustApply(t, s, batch(i+1, 1000))
+	for i := range uint64(100) {
+		mustApply(t, s, batch(i+1, 300))
 		if info, err := os.Stat(cfg.Path + "-wal"); err == nil {
 			largest = max(largest, info.Size())
 		}
@@ -364,27 +364,23 @@ func TestApplyRefuses(t *testing.T) {
 func TestExpireWalksThroughManyClaims(t *testing.T) {
 	t.Parallel()
 	s := open(t, config(t, 2))
+	s.LimitClaimStep(100)
 	now := day.Time().Add(30 * time.Hour)
+	claims := make([]store.Claim, 1000) // over several days, every second one old
+	for i := range claims {
+		age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Minute
+		claims[i] = store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()}
+	}
 	for p := range 2 {
-		b := &store.Batch{Producer: "p", Partition: p, Last: 1}
-		for i := range 45_000 { // over several days, every second one old
-			age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Second
-			b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()})
-		}
-		mustApply(t, s, b)
+		mustApply(t, s, &store.Batch{Producer: "p", Partition: p, Last: 1, Claims: claims})
 	}
 	if err := s.Expire(t.Context(), day, now); err != nil {
 		t.Fatal(err)
 	}
 	for p := range 2 {
-		b := &store.Batch{Producer: "p", Partition: p, Prev: 1, Last: 2}
-		for i := range 45_000 {
-			age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Second
-			b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()})
-		}
-		out, err := s.Apply(t.Context(), b)
-		if err != nil || len(out.Taken) != 22_500 || out.Taken[1] != 2 {
-			t.Errorf("partition %d: %d claims taken, %v, want every second of 45000", p, len(out.Taken), err)
+		out, err := s.Apply(t.Context(), &store.Batch{Producer: "p", Partition: p, Prev: 1, Last: 2, Claims: claims})
+		if err != nil || len(out.Taken) != len(claims)/2 || out.Taken[1] != 2 {
+			t.Errorf("partition %d: %d claims are left, %v, want every second of %d", p, len(out.Taken), err, len(claims))
 		}
 	}
 }

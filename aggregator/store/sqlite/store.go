@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"sync"
 
 	vm "github.com/VictoriaMetrics/metrics"
 	_ "modernc.org/sqlite" // the driver
@@ -45,12 +46,15 @@ type Config struct {
 type Store struct {
 	path       string
 	partitions int
+	claimStep  int // claimStep, less in tests
 	log        *slog.Logger
 	metrics    *metrics
 
-	// readers is a small pool of connections that cannot write.
+	// readers is a small pool of connections that cannot write. Ask reader for it.
 	readers *sql.DB
-	writer  *writer
+	// emptying is held while the log is emptied. A read passes through it and does not keep it.
+	emptying sync.RWMutex
+	writer   *writer
 }
 
 var _ store.Store = (*Store)(nil)
@@ -79,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func open(ctx context.Context, cfg Config) (_ *Store, err error) {
-	s := &Store{path: cfg.Path, partitions: cfg.Partitions, log: cfg.Log.With("component", "sqlite")}
+	s := &Store{path: cfg.Path, partitions: cfg.Partitions, claimStep: claimStep, log: cfg.Log.With("component", "sqlite")}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())

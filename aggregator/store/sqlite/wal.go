@@ -1,24 +1,33 @@
 package sqlite
 
-import ("fmt";"time")
+import (
+	"database/sql"
+	"fmt"
+)
 
 // walLimit is the size at which the log is emptied by force. SQLite moves it into the file by itself at every 1,000 pages,
 // but begins it anew only at a moment when nobody reads from it, which may never come while readers overlap.
 const walLimit = 64 << 20
 
-// limitWAL empties a log that has grown too long: it waits (for busy_timeout at most) until the readers that use it are
-// done, while new ones find everything in the file. Where that fails, say for a reader that sits in an open transaction, it
-// is tried again when the log has doubled, lest every batch waits.
+// reader returns the pool for one read, after a pause where the log is being emptied.
+func (s *Store) reader() *sql.DB {
+	s.emptying.RLock()
+	defer s.emptying.RUnlock()
+	return s.readers
+}
+
+// limitWAL empties a log that has grown too long; the caller has the writer's turn. It waits (for busy_timeout at most) for
+// the reads that have begun, and lets no other begin meanwhile: they would take turns in keeping the log. Where that
+// fails, say for another process that sits in an open transaction, it is tried again when the log has doubled, lest
+// every batch waits.
 func (s *Store) limitWAL() {
 	w := s.writer
-	w.turn <- struct{}{}
-	defer func() { <-w.turn }()
 	size := fileBytes(s.path + "-wal")
 	if size < max(w.walLimit, w.walRetry) {
 		return
 	}
-	t0 := time.Now()
-	defer func() { println("empty", time.Since(t0).String()) }()
+	s.emptying.Lock()
+	defer s.emptying.Unlock()
 	if err := w.emptyWAL(); err != nil {
 		w.walRetry = 2 * size
 		s.metrics.walBusy.Inc()

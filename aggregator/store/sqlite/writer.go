@@ -126,6 +126,7 @@ func (s *Store) write(ctx context.Context, do func(tx *sql.Tx) (commit bool, err
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	s.limitWAL()
 	return nil
 }
 

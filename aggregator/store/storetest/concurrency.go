@@ -60,7 +60,7 @@ var concurrencyPromises = []promise{
 		}
 	}},
 	{"counts everything that many producers add to many partitions", func(f *fixture) {
-		const producers, batches = 6, 12
+		const producers, batches = 4, 5
 		f.together(producers, func(n int) error {
 			for i := range batches * f.partitions {
 				b := f.batch(uint64(i/f.partitions), uint64(i/f.partitions+1))

@@ -59,10 +59,11 @@ func (f *fixture) partition() int { return f.partitions * 3 / 5 }
 // users returns n users who lie in a partition.
 func (f *fixture) users(partition, n int) []string {
 	users := make([]string, 0, n)
+	buf := []byte("user-")
 	for i := 0; len(users) < n; i++ {
-		user := fmt.Sprintf("user-%06d", i)
-		if store.PartitionOf([]byte(user), f.partitions) == partition {
-			users = append(users, user)
+		user := strconv.AppendInt(buf, int64(i), 10)
+		if store.PartitionOf(user, f.partitions) == partition {
+			users = append(users, string(user))
 		}
 	}
 	return users
