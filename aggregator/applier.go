@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
@@ -25,6 +27,9 @@ const (
 	loadedEvents = 2_500
 	// maxFoldEvents ends a fold in a backlog, so that its memory and the time of its application are bounded.
 	maxFoldEvents = 1_000_000
+
+	// maxParallelApplies bounds the partitions that are applied to at one time.
+	maxParallelApplies = 16
 
 	// checkInterval is how often an idle applier compares the store's offsets with its own, to notice a rollback.
 	checkInterval = 2 * time.Second
@@ -57,6 +62,7 @@ type applier struct {
 	segment   int             // of the last record folded
 	endAtOpen uint64          // the journal's end when it was opened
 
+	lost     bool   // damage was found since the last recount
 	verdicts seqSet // the duplicates that are known behind the chain that is furthest behind
 
 	lastCheck, lastQuiet, lastMaintenance, lastWarning time.Time
@@ -130,6 +136,11 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 		}
 	}
 	p.check(ctx)
+	if p.lost { // what is pending can't all be applied any more
+		if err := p.recount(ctx); err != nil {
+			return n, err
+		}
+	}
 	p.verdicts.dropThrough(p.behind())
 	p.maintain(ctx)
 	return n, p.failure()
@@ -306,10 +317,34 @@ func (p *applier) apply(ctx context.Context, position uint64) error {
 		return nil
 	}
 	p.position = position
+	type attempt struct {
+		chain *chain
+		out   store.Outcome
+		err   error
+	}
+	var attempts []*attempt
 	for _, c := range p.chains {
-		if c.folding {
-			p.settle(c, c.apply(ctx, position))
+		if !c.folding {
+			continue
 		}
+		if err := c.prepare(position); err != nil {
+			p.settle(c, err)
+		} else if c.batch != nil {
+			attempts = append(attempts, &attempt{chain: c})
+		}
+	}
+	// The partitions of a cluster lie on several servers: all work at once, and none waits for one that is down.
+	var group errgroup.Group
+	group.SetLimit(maxParallelApplies)
+	for _, a := range attempts {
+		group.Go(func() error {
+			a.out, a.err = a.chain.attempt(ctx)
+			return nil
+		})
+	}
+	_ = group.Wait() // the attempts keep their errors
+	for _, a := range attempts {
+		p.settle(a.chain, a.chain.conclude(ctx, a.out, a.err))
 	}
 	if p.behind() == position && p.a.journal.End() == position {
 		p.setOldest(time.Time{})
@@ -346,7 +381,7 @@ func (p *applier) rewind(position uint64) {
 // event read, end the last one that was durable when the reader came to its end. It returns the later of the two.
 func (p *applier) endDamaged(position, end uint64) uint64 {
 	if position < end {
-		p.a.accounts.damage(run{position + 1, end})
+		p.lost = p.a.accounts.gap(run{position + 1, end}) || p.lost
 	}
 	return max(position, end)
 }
@@ -354,7 +389,7 @@ func (p *applier) endDamaged(position, end uint64) uint64 {
 // noteGap accounts for events that are damaged.
 func (p *applier) noteGap(rec *journal.Record) {
 	if rec.Gap > 0 {
-		p.a.accounts.damage(run{rec.First - rec.Gap, rec.First - 1})
+		p.lost = p.a.accounts.gap(run{rec.First - rec.Gap, rec.First - 1}) || p.lost
 	}
 }
 

@@ -112,18 +112,24 @@ func within(a, b int64) bool {
 	return max(a-b, b-a) < store.DuplicateWindow.Milliseconds()
 }
 
-// apply ends the fold at position and applies it.
-func (c *chain) apply(ctx context.Context, position uint64) error {
+// prepare ends the fold at position and makes its batch, none where nothing was folded.
+func (c *chain) prepare(position uint64) error {
 	c.folding = false
 	stats := c.folder.Stats()
 	if stats.Events+stats.Duplicates == 0 {
 		c.position = max(c.position, position)
 		return nil
 	}
-	if err := c.judge(c.found); err != nil {
+	// The batch is made also where a verdict cannot be journalled, so that it is tried again.
+	c.makeBatch(position)
+	return c.judge(c.found)
+}
+
+// apply ends the fold at position and applies it.
+func (c *chain) apply(ctx context.Context, position uint64) error {
+	if err := c.prepare(position); err != nil {
 		return err
 	}
-	c.makeBatch(position)
 	return c.send(ctx)
 }
 
@@ -142,6 +148,7 @@ func (c *chain) judge(duplicates []uint64) error {
 		return fmt.Errorf("journal verdicts: %w", err)
 	}
 	c.p.verdicts.add(duplicates...)
+	c.found = c.found[:0]
 	return nil
 }
 
@@ -152,7 +159,7 @@ func (c *chain) makeBatch(position uint64) {
 		c.moved[s.A] += n
 	}
 	totals := maps.Clone(c.totals)
-	changed := addTotals(totals, delta.Totals)
+	changed := addTotals(totals, delta.Totals, c.p.a.accounts.name)
 	c.stats = c.folder.Stats()
 	c.batch = &store.Batch{
 		Producer:  c.id(),
@@ -166,15 +173,32 @@ func (c *chain) makeBatch(position uint64) {
 	}
 }
 
-// send applies the batch until the store has taken it or says that the chain is elsewhere.
+// send applies the batch, if there is one.
 func (c *chain) send(ctx context.Context) error {
-	for {
-		began := time.Now()
-		out, err := c.p.a.cfg.Store.Apply(ctx, c.batch)
-		c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
-		if err != nil {
-			return fmt.Errorf("apply to partition %d: %w", c.partition, err)
-		}
+	if c.batch == nil {
+		return nil
+	}
+	if err := c.judge(c.found); err != nil {
+		return err
+	}
+	out, err := c.attempt(ctx)
+	return c.conclude(ctx, out, err)
+}
+
+// attempt gives the batch to the store once. It may run beside the attempts of other chains.
+func (c *chain) attempt(ctx context.Context) (store.Outcome, error) {
+	began := time.Now()
+	out, err := c.p.a.cfg.Store.Apply(ctx, c.batch)
+	c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
+	if err != nil {
+		err = fmt.Errorf("apply to partition %d: %w", c.partition, err)
+	}
+	return out, err
+}
+
+// conclude goes on from an attempt until the store has taken the batch or says that the chain is elsewhere.
+func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) error {
+	for err == nil {
 		switch {
 		case out.Applied:
 			c.finish(out)
@@ -187,11 +211,13 @@ func (c *chain) send(ctx context.Context) error {
 			if err := c.refold(duplicates); err != nil {
 				return err
 			}
+			out, err = c.attempt(ctx)
 		default:
 			// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
 			return c.moveTo(ctx, out.Offset)
 		}
 	}
+	return err
 }
 
 // refold folds the batch's events again, without duplicates that the store knows of.
@@ -203,11 +229,8 @@ func (c *chain) refold(duplicates []uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := c.judge(c.found); err != nil {
-		return err
-	}
 	c.makeBatch(position)
-	return nil
+	return c.judge(c.found)
 }
 
 // read folds this chain's events behind its position, up to target or until there are enough for one fold. It returns

@@ -205,7 +205,11 @@ func (p *applier) recount(ctx context.Context) error {
 		}
 		return true
 	})
-	p.a.accounts.recounted(pending)
+	p.mu.Lock()
+	shared := p.identity.Shared
+	p.mu.Unlock()
+	p.a.accounts.recounted(pending, shared)
+	p.lost = false
 	return errors.Join(err, failure)
 }
 
@@ -218,7 +222,7 @@ func (p *applier) recoverAccepted() error {
 		cp.Seq = start - 1
 	}
 	for _, r := range cp.Damaged {
-		p.a.accounts.damage(r)
+		p.a.accounts.gap(r)
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
 		var v event.View

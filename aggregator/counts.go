@@ -1,57 +1,44 @@
 package aggregator
 
 import (
-	"cmp"
-	"slices"
-
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 )
 
-// maxLifetimeTypes bounds the event types of lifetime totals, per producer and partition, and of the accounts. Further
-// types are counted together under event.Other.
+// maxLifetimeTypes bounds the event types of lifetime totals and of the accounts. Which types have an account of their own
+// is decided when they are first accepted; further ones are counted together under event.Other.
 const maxLifetimeTypes = 1_000
 
 // counts are numbers of events per type.
 type counts map[string]uint64
 
-func (c counts) add(eventType string, n uint64) {
-	if _, known := c[eventType]; !known && len(c) >= maxLifetimeTypes {
-		eventType = event.Other
+// admit returns the name under which a type is counted, and makes room for it if it is new and there is some.
+func (c counts) admit(eventType string) string {
+	if _, known := c[eventType]; known {
+		return eventType
 	}
-	c[eventType] += n
+	room := maxLifetimeTypes
+	if _, has := c[event.Other]; has {
+		room++
+	}
+	if eventType != event.Other && len(c) >= room {
+		return event.Other
+	}
+	c[eventType] = 0
+	return eventType
 }
 
-// addTotals adds increments to totals and returns the new values of the series that changed.
-func addTotals(totals, increments meter.Totals) meter.Totals {
-	perFamily := map[string]int{}
-	for s := range totals {
-		perFamily[s.Family]++
-	}
+// add counts events of a type under the name that admit gives it.
+func (c counts) add(eventType string, n uint64) { c[c.admit(eventType)] += n }
+
+// addTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
+// under which an event type is counted.
+func addTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {
 	changed := meter.Totals{}
-	for _, s := range sortedSeries(increments) {
-		into := s
-		if _, known := totals[s]; !known {
-			if perFamily[s.Family] >= maxLifetimeTypes {
-				into = meter.Series{Family: s.Family, A: event.Other}
-			} else {
-				perFamily[s.Family]++
-			}
-		}
-		totals[into] += increments[s]
-		changed[into] = totals[into]
+	for s, n := range increments {
+		s.A = admitted(s.A)
+		totals[s] += n
+		changed[s] = totals[s]
 	}
 	return changed
-}
-
-// sortedSeries makes the order in which series are admitted follow from the events alone.
-func sortedSeries(totals meter.Totals) []meter.Series {
-	list := make([]meter.Series, 0, len(totals))
-	for s := range totals {
-		list = append(list, s)
-	}
-	slices.SortFunc(list, func(a, b meter.Series) int {
-		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.A, b.A), cmp.Compare(a.B, b.B))
-	})
-	return list
 }

@@ -25,6 +25,8 @@ type identity struct {
 	Session uint64 `json:"session"`
 	// Fenced says that another process has taken over the last producer, so that the next start must add one.
 	Fenced bool `json:"fenced,omitempty"`
+	// Shared says that another data directory has counted under one of the ids.
+	Shared bool `json:"shared,omitempty"`
 	// Producers are in the order of their time. A producer counts the events behind From up to the next one's From.
 	Producers []producerSpan `json:"producers"`
 }
@@ -100,6 +102,6 @@ func (id *identity) add(from []uint64) error {
 		return err
 	}
 	id.Producers = append(id.Producers, producerSpan{ID: next.String(), From: from})
-	id.Fenced = false
+	id.Fenced, id.Shared = false, true
 	return id.save()
 }

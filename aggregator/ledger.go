@@ -15,7 +15,9 @@ import (
 //	accepted = counted + duplicates + pending + damaged
 //
 // and the sides are kept apart: accepted by the journal, pending by what the journal has and the applier hasn't seen,
-// counted and duplicates by the totals in the store.
+// counted and duplicates by the totals in the store. Damaged are the events that can't be read any more and had not been
+// counted before. Where another data directory has counted under an id of this one, since one is a copy of the other,
+// those events are taken as accepted.
 type Ledger struct {
 	// Producers are the ids under which this data directory has counted.
 	Producers []string
@@ -44,9 +46,13 @@ type accounts struct {
 	end      uint64    // the last event that accepted and pending include
 	accepted counts
 	pending  counts
-	damaged  seqSet // accepted, and unreadable now
+	// gaps are the events that cannot be read any more. damaged is how many of them had not been counted before. surplus is
+	// how many events were counted under our ids by another data directory.
+	gaps             seqSet
+	damaged, surplus uint64
 	// known says that the store's totals have been read. recounting says that pending is being counted anew.
 	known, recounting bool
+	since             uint64                    // events committed since recounting began
 	totals            map[totalsOf]meter.Totals // copies
 }
 
@@ -74,13 +80,23 @@ func (a *accounts) commit(first uint64, types []event.TypeCount, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.end = first + uint64(n) - 1
+	if a.recounting {
+		a.since += uint64(n)
+	}
 	for _, t := range types {
 		a.accepted.add(t.Type, uint64(t.N))
 		a.pending[a.admitted(t.Type)] += uint64(t.N)
 	}
 }
 
-// admitted returns the name under which a type is pending: as it was accepted. a.mu is held.
+// name returns the name under which an accepted type is counted.
+func (a *accounts) name(eventType string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.admitted(eventType)
+}
+
+// admitted returns the name under which a type was accepted. a.mu is held.
 func (a *accounts) admitted(eventType string) string {
 	if _, known := a.accepted[eventType]; known {
 		return eventType
@@ -114,26 +130,58 @@ func (a *accounts) recount() (through uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.recounting = true
-	a.pending = counts{}
+	a.pending, a.since = counts{}, 0
 	return a.end
 }
 
-// recounted ends what recount began.
-func (a *accounts) recounted(pending counts) {
+// recounted ends what recount began. Events in the gaps are damaged, unless they had been counted before they were. shared
+// says that another data directory has counted under one of our ids, so that the totals hold more than our journal.
+func (a *accounts) recounted(pending counts, shared bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	sum := uint64(0)
 	for t, n := range pending {
 		a.pending[a.admitted(t)] += n
+		sum += n
 	}
-	a.recounting, a.known = false, true
+	settled := a.settled()
+	for t, n := range settled {
+		sum += n
+		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
+		if gone := n + pending[t]; (len(a.gaps.runs) > 0 || shared) && a.accepted[t] < gone {
+			a.accepted[t] = gone
+		}
+	}
+	a.damaged, a.surplus = 0, 0
+	if through := a.end - a.since; sum < through {
+		a.damaged = min(through-sum, a.gaps.len(a.end))
+	} else if shared {
+		a.surplus = sum - through
+	}
+	a.since, a.recounting, a.known = 0, false, true
 	a.changed.Broadcast()
 }
 
-// damage notes events that cannot be read any more.
-func (a *accounts) damage(r run) {
+// settled returns the events per type that are counted or duplicates. a.mu is held.
+func (a *accounts) settled() counts {
+	sums := counts{}
+	for _, totals := range a.totals {
+		for s, n := range totals {
+			if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
+				sums[s.A] += n
+			}
+		}
+	}
+	return sums
+}
+
+// gap notes events that cannot be read any more, and says whether that is news.
+func (a *accounts) gap(r run) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.damaged.addRun(r)
+	before := a.gaps.len(r.Last)
+	a.gaps.addRun(r)
+	return a.gaps.len(r.Last) != before
 }
 
 // counted returns this data directory's lifetime totals over producers and partitions, or false while they are not
@@ -167,7 +215,7 @@ func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
 		a.changed.Wait()
 	}
 	l := &Ledger{Types: map[string]Account{}}
-	l.All.Accepted, l.All.Damaged = a.end, a.damaged.len(a.end)
+	l.All.Accepted, l.All.Damaged = a.end+a.surplus, a.damaged
 	edit := func(eventType string, f func(*Account)) {
 		t := l.Types[eventType]
 		f(&t)
@@ -180,7 +228,9 @@ func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
 		l.Types[t] = acc
 	}
 	for t, n := range a.pending {
-		edit(t, func(acc *Account) { acc.Pending += n })
+		if n > 0 {
+			edit(t, func(acc *Account) { acc.Pending += n })
+		}
 	}
 	for _, totals := range a.totals {
 		for s, n := range totals {

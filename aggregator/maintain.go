@@ -82,7 +82,7 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 	a := p.a.accounts
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, r := range a.damaged.runs {
+	for _, r := range a.gaps.runs {
 		if r.Last <= applied {
 			cp.Damaged = append(cp.Damaged, r)
 		}
@@ -93,7 +93,7 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 			maps.Copy(totals, a.totals[totalsOf{producer.ID, i}])
 			for s, n := range totals { // everything accepted up to here is one of the two
 				if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-					cp.Accepted.add(s.A, n)
+					cp.Accepted[s.A] += n // admitted when it was accepted
 				}
 			}
 		}
@@ -147,7 +147,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 		return rec.First+uint64(rec.N) <= seg.Last
 	})
 	for of, n := range increments {
-		addTotals(cp.totals(of.producer, of.partition, len(p.chains)), n)
+		addTotals(cp.totals(of.producer, of.partition, len(p.chains)), n, cp.Accepted.admit)
 	}
 	return cp, err
 }

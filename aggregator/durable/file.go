@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 )
 
-// WriteFile replaces path with data: temporary file in the same directory, fsync, rename, fsync of the directory. When
-// it returns nil the content survives a power cut. On an error the old content is still there.
+// WriteFile replaces path with data: temporary file beside it, fsync, rename, fsync of the directory. When it returns nil
+// the content survives a power cut. On an error the old content is still there. The temporary file is path with ".tmp"
+// behind it, so a crash leaves at most one, which the next call writes over; the caller sees to it that no two write the
+// same path at once.
 func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
+	tmp, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
 		return err
 	}
@@ -20,7 +22,7 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 			err = errors.Join(err, ignoreClosed(tmp.Close()), os.Remove(tmp.Name()))
 		}
 	}()
-	if err := tmp.Chmod(perm); err != nil {
+	if err := tmp.Chmod(perm); err != nil { // it may be one that was left, and the umask doesn't count
 		return err
 	}
 	if _, err := tmp.Write(data); err != nil {

@@ -40,9 +40,6 @@ func (c *closers) close(log *slog.Logger) error {
 		cancel()
 		log.Debug("closed", "step", step.name, "elapsed_seconds", time.Since(began).Seconds())
 	}
-	if len(errs) == 0 {
-		log.Info("stopped")
-	}
 	c.steps = nil
 	return errors.Join(errs...)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"usaged/aggregator/store/redis"
 	"usaged/api"
 )
 
@@ -33,6 +34,7 @@ type config struct {
 	retentionDays int
 	retentionSize units.Base2Bytes
 	tokensFile    string
+	redis         redis.Config
 
 	debugListen string
 	log         promslog.Config
@@ -43,6 +45,9 @@ type config struct {
 
 // maxRetentionDays keeps windows, and so answers, bounded.
 const maxRetentionDays = 3660
+
+// maxPartitions is more than a cluster of any sensible size needs.
+const maxPartitions = 1024
 
 // usageError is an error of the command line.
 type usageError struct{ err error }
@@ -92,6 +97,15 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		Default("0").SetValue(&value[units.Base2Bytes]{"retention.size", "a size such as 10GB", &cfg.retentionSize, units.ParseBase2Bytes})
 	flag("auth.tokens-file", "File with the tokens' names, roles and hashes. Default: tokens.yml in the data directory, which is made at the first start.").
 		StringVar(&cfg.tokensFile)
+	flag("redis.url", "Redis to keep the rollups in: redis://host:port, rediss:// for TLS, unix:///path, redis+sentinel://host,host/master, redis+cluster://host,host. Default: none, an embedded SQLite database.").
+		PlaceHolder("URL").StringVar(&cfg.redis.URL)
+	flag("redis.partitions", "Partitions of the rollups in Redis, fixed when they are first used. Default: what Redis says, or 1, or 16 for a cluster.").
+		SetValue(&value[int]{"redis.partitions", "a whole number", &cfg.redis.Partitions, strconv.Atoi})
+	flag("redis.password-file", "File with the password for Redis.").StringVar(&cfg.redis.PasswordFile)
+	flag("redis.tls.ca-file", "Certificates to trust for rediss://. Default: the system's.").StringVar(&cfg.redis.TLS.CAFile)
+	flag("redis.tls.cert-file", "Certificate to show to Redis.").StringVar(&cfg.redis.TLS.CertFile)
+	flag("redis.tls.key-file", "Key of that certificate.").StringVar(&cfg.redis.TLS.KeyFile)
+	flag("redis.tls.server-name", "Name that Redis' certificate must have. Default: the host in the URL.").StringVar(&cfg.redis.TLS.ServerName)
 	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
 		StringVar(&cfg.debugListen)
 	app.Flag("check-config", "Check flags and files, and exit.").BoolVar(&cfg.checkConfig)
@@ -142,6 +156,12 @@ func (cfg *config) validate() error {
 	if cfg.drainDelay < 0 {
 		errs = append(errs, errors.New("--web.drain-delay: must not be negative"))
 	}
+	if cfg.redis.Partitions < 0 || cfg.redis.Partitions > maxPartitions {
+		errs = append(errs, fmt.Errorf("--redis.partitions: %d is outside 0…%d", cfg.redis.Partitions, maxPartitions))
+	}
+	if cfg.redis.URL == "" && (cfg.redis.Partitions != 0 || cfg.redis.PasswordFile != "" || cfg.redis.TLS != (redis.TLS{})) {
+		errs = append(errs, errors.New("--redis.…: the other flags about Redis need --redis.url"))
+	}
 	if cfg.dataDir == "" {
 		errs = append(errs, errors.New("--data.dir: must not be empty"))
 	}
@@ -150,6 +170,9 @@ func (cfg *config) validate() error {
 
 // checkFiles checks the files that the configuration names, without making any.
 func (cfg *config) checkFiles() error {
+	if info, err := os.Stat(cfg.dataDir); err == nil && !info.IsDir() {
+		return fmt.Errorf("--data.dir: %s is not a directory: name another", cfg.dataDir)
+	}
 	var errs []error
 	if err := web.Validate(cfg.webConfigFile); err != nil {
 		errs = append(errs, fmt.Errorf("--web.config.file: %w", err))

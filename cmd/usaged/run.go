@@ -29,13 +29,19 @@ import (
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+	"usaged/aggregator/store/redis"
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
 	"usaged/exporter"
 )
 
-// stopTimeout bounds each step of the stop.
-const stopTimeout = 30 * time.Second
+const (
+	// stopTimeout bounds each step of the stop.
+	stopTimeout = 30 * time.Second
+	// requestTimeout is how long a stop waits for requests under way. Those that were answered are durable, whatever follows.
+	requestTimeout = 20 * time.Second
+)
 
 // run starts the daemon and stops it when ctx ends. What is acquired first is released last:
 //
@@ -55,10 +61,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 		return nil
 	}
 	log := cfg.logger(stderr)
-	log.Info("starting usaged", "version", version.Info(), "data_dir", cfg.dataDir)
-
 	var open closers
-	defer func() { err = errors.Join(err, open.close(log)) }()
+	started := false
+	defer func() {
+		if err = errors.Join(err, open.close(log)); err == nil && started {
+			log.Info("stopped")
+		}
+	}()
 
 	unlock, err := lockDataDir(cfg.dataDir)
 	if err != nil {
@@ -83,6 +92,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err != nil {
 		return err
 	}
+	started = true
+	log.Info("started usaged", "version", version.Info(), "data_dir", cfg.dataDir)
 	return d.wait(ctx, failed)
 }
 
@@ -155,13 +166,20 @@ func (d *daemon) listenDebug(open *closers) error {
 	return nil
 }
 
+// openStore opens Redis where one is named, and otherwise the embedded database.
+func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
+	log := d.log.With("component", "store")
+	if d.cfg.redis.URL == "" {
+		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, "usage.db"), Log: log, Metrics: d.set})
+	}
+	cfg := d.cfg.redis
+	cfg.Retention, cfg.Now, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.now, log, d.set
+	return redis.Open(ctx, cfg)
+}
+
 // aggregate opens the store and the aggregator.
 func (d *daemon) aggregate(ctx context.Context, open *closers) error {
-	st, err := sqlite.Open(ctx, sqlite.Config{
-		Path:    filepath.Join(d.cfg.dataDir, "usage.db"),
-		Log:     d.log.With("component", "store"),
-		Metrics: d.set,
-	})
+	st, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -215,7 +233,7 @@ func (d *daemon) export() error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
-		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), aggregator.Help(), api.Help()),
+		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
 		usage,
 	} {
 		if err := d.registry.Register(c); err != nil {
@@ -270,7 +288,16 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 			serveErr <- fmt.Errorf("serve HTTP: %w", err)
 		}
 	}()
-	open.push("HTTP server", server.Shutdown)
+	open.push("HTTP server", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		err := server.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			d.log.Warn("some clients were too slow with their requests; their connections are cut", "waited_seconds", requestTimeout.Seconds())
+			return server.Close()
+		}
+		return err
+	})
 	return serveErr, d.announce(listeners, open)
 }
 

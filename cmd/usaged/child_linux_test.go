@@ -1,0 +1,6 @@
+package main
+
+import "syscall"
+
+// childAttr lets a child die with the test process, also where that is killed or panics.
+func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
