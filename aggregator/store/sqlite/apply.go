@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -18,8 +17,8 @@ func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, e
 		return store.Outcome{}, fmt.Errorf("apply batch: %w", err)
 	}
 	var out store.Outcome
-	err := s.write(ctx, func(tx *sql.Tx) (bool, error) {
-		a := application{ctx: ctx, tx: tx, w: s.writer, batch: batch}
+	err := s.write(ctx, func() (bool, error) {
+		a := application{ctx: ctx, writer: s.writer, batch: batch}
 		err := a.run()
 		out = a.out
 		return out.Applied, err
@@ -49,9 +48,8 @@ func (s *Store) check(b *store.Batch) error {
 
 // application is one batch on its way into one transaction.
 type application struct {
+	*writer
 	ctx   context.Context
-	tx    *sql.Tx
-	w     *writer
 	batch *store.Batch
 	out   store.Outcome
 }
@@ -60,7 +58,7 @@ type application struct {
 // effect; the caller then rolls back.
 func (a *application) run() error {
 	b := a.batch
-	offset, session, err := readOffset(a.ctx, a.tx, b.Partition, b.Producer)
+	offset, session, err := a.offset()
 	if err != nil {
 		return err
 	}
@@ -89,10 +87,18 @@ func (a *application) run() error {
 	return nil
 }
 
+func (a *application) offset() (offset, session uint64, err error) {
+	stmt, err := a.prepared(offsetSQL)
+	if err != nil {
+		return 0, 0, err
+	}
+	return readOffset(stmt.QueryRow(a.batch.Partition, a.batch.Producer))
+}
+
 // fenced finds where the first session above the batch's took over.
 func (a *application) fenced() error {
-	err := a.tx.QueryRow(`SELECT "offset" FROM takeover WHERE partition = ? AND producer = ? AND session > ? ORDER BY session LIMIT 1`,
-		a.batch.Partition, a.batch.Producer, int64(a.batch.Session)).Scan(&a.out.Offset)
+	err := a.row(`SELECT "offset" FROM takeover WHERE partition = ? AND producer = ? AND session > ? ORDER BY session LIMIT 1`,
+		[]any{a.batch.Partition, a.batch.Producer, int64(a.batch.Session)}, &a.out.Offset)
 	if err != nil {
 		return fmt.Errorf("look up takeover: %w", err)
 	}
@@ -101,7 +107,7 @@ func (a *application) fenced() error {
 
 // takeOver records where a new session begins.
 func (a *application) takeOver() error {
-	_, err := a.tx.Exec(`INSERT INTO takeover (partition, producer, session, "offset") VALUES (?, ?, ?, ?)`,
+	_, err := a.exec(`INSERT INTO takeover (partition, producer, session, "offset") VALUES (?, ?, ?, ?)`,
 		a.batch.Partition, a.batch.Producer, int64(a.batch.Session), int64(a.batch.Prev))
 	if err != nil {
 		return fmt.Errorf("record takeover: %w", err)
@@ -119,7 +125,7 @@ func (a *application) addDays() error {
 		if err := a.addDay(day, delta); err != nil {
 			return fmt.Errorf("add day %v: %w", day, err)
 		}
-		_, err := a.tx.Exec("INSERT INTO day (day, version) VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version",
+		_, err := a.exec("INSERT INTO day (day, version) VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version",
 			int64(day), version)
 		if err != nil {
 			return fmt.Errorf("set version of day %v: %w", day, err)
@@ -128,10 +134,12 @@ func (a *application) addDays() error {
 	return nil
 }
 
+const setTotalSQL = `INSERT INTO lifetime (partition, producer, family, a, b, total) VALUES (?, ?, ?, ?, ?, ?)
+	ON CONFLICT DO UPDATE SET total = excluded.total`
+
 func (a *application) setTotals() error {
-	stmt := a.tx.Stmt(a.w.stmts.total)
 	for series, total := range a.batch.Totals {
-		_, err := stmt.Exec(a.batch.Partition, a.batch.Producer, series.Family, series.A, series.B, int64(total))
+		_, err := a.exec(setTotalSQL, a.batch.Partition, a.batch.Producer, series.Family, series.A, series.B, int64(total))
 		if err != nil {
 			return fmt.Errorf("set lifetime total: %w", err)
 		}
@@ -140,7 +148,7 @@ func (a *application) setTotals() error {
 }
 
 func (a *application) moveOffset() error {
-	_, err := a.tx.Exec(`INSERT INTO producer (partition, id, "offset", session) VALUES (?, ?, ?, ?)
+	_, err := a.exec(`INSERT INTO producer (partition, id, "offset", session) VALUES (?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET "offset" = excluded."offset", session = excluded.session`,
 		a.batch.Partition, a.batch.Producer, int64(a.batch.Last), int64(a.batch.Session))
 	if err != nil {
@@ -149,9 +157,13 @@ func (a *application) moveOffset() error {
 	return nil
 }
 
+// countTypeSQL adds to a count, which stays at meter.MaxTotal.
+const countTypeSQL = `INSERT INTO day_type (day, partition, type, count) VALUES (?, ?, ?, ?)
+	ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 9007199254740992)`
+
 // addDay adds the delta of one day, turning away what exceeds the limits.
 func (a *application) addDay(day event.Day, delta *meter.DayDelta) error {
-	state, err := a.w.days.get(a.tx, day, a.batch.Partition)
+	state, err := a.days.get(a.writer, day, a.batch.Partition)
 	if err != nil {
 		return err
 	}
@@ -160,8 +172,7 @@ func (a *application) addDay(day event.Day, delta *meter.DayDelta) error {
 		a.out.Overflow.Types += delta.Types[t]
 	}
 	for _, t := range sortedKeys(counts) {
-		_, err := a.tx.Exec("INSERT INTO day_type (day, partition, type, count) VALUES (?, ?, ?, ?)"+
-			" ON CONFLICT DO UPDATE SET count = min(count + excluded.count, 9007199254740992)", int64(day), a.batch.Partition, t, int64(counts[t]))
+		_, err := a.exec(countTypeSQL, int64(day), a.batch.Partition, t, int64(counts[t]))
 		if err != nil {
 			return fmt.Errorf("count type: %w", err)
 		}

@@ -39,7 +39,7 @@ func (a *application) rollup(state *dayState, r meter.Rollup) (*rollupState, err
 	if rs := state.rollups[r]; rs != nil {
 		return rs, nil
 	}
-	res, err := a.tx.Exec("INSERT INTO rollup (day, partition, type, meter, dim) VALUES (?, ?, ?, ?, ?)",
+	res, err := a.exec("INSERT INTO rollup (day, partition, type, meter, dim) VALUES (?, ?, ?, ?, ?)",
 		int64(state.day), state.partition, r.Type, r.Meter, string(r.Dim))
 	if err != nil {
 		return nil, fmt.Errorf("make rollup: %w", err)
@@ -63,6 +63,8 @@ func sortCells(cells meter.Cells) []cell {
 	return sorted
 }
 
+const hasKeySQL = "SELECT EXISTS (SELECT 1 FROM cell WHERE rollup = ? AND key = ?)"
+
 // admitReferences returns the cells that have a place: all of them while the rollup is far from its limit, which costs
 // nothing; near it, those whose keys exist or still have room, and one of event.Other with the rest.
 func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, error) {
@@ -70,7 +72,7 @@ func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, er
 		rs.keys += len(cells)
 		return cells, nil
 	}
-	err := a.tx.QueryRow("SELECT count(*) FROM cell WHERE rollup = ? AND key <> ?", rs.id, event.Other).Scan(&rs.keys)
+	err := a.row("SELECT count(*) FROM cell WHERE rollup = ? AND key <> ?", []any{rs.id, event.Other}, &rs.keys)
 	if err != nil {
 		return nil, fmt.Errorf("count references: %w", err)
 	}
@@ -78,13 +80,12 @@ func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, er
 		rs.keys += len(cells)
 		return cells, nil
 	}
-	hasKey := a.tx.Stmt(a.w.stmts.hasKey)
 	admitted := make([]cell, 0, len(cells))
 	other, refused := cell{key: event.Other}, uint64(0)
 	for _, c := range cells {
 		known := c.key == event.Other
 		if !known {
-			if err := hasKey.QueryRow(rs.id, c.key).Scan(&known); err != nil {
+			if err := a.row(hasKeySQL, []any{rs.id, c.key}, &known); err != nil {
 				return nil, fmt.Errorf("look up reference: %w", err)
 			}
 		}
@@ -106,10 +107,14 @@ func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, er
 	return admitted, nil
 }
 
+// upserts add to cells, which stay at meter.MaxTotal.
+var upserts = newStatementSet("INSERT INTO cell (rollup, key, total) VALUES (?, ?, ?)", ", (?, ?, ?)",
+	" ON CONFLICT DO UPDATE SET total = min(total + excluded.total, 9007199254740992)")
+
 // upsert adds cells to a rollup. The same key may appear twice.
 func (a *application) upsert(rollup int64, cells []cell) error {
 	args := make([]any, 0, 3*setRows[0])
-	err := a.inSets(a.w.stmts.upserts, len(cells), func(stmt *sql.Stmt, from, to int) error {
+	err := a.inSets(a.ctx, upserts, len(cells), func(stmt *sql.Stmt, from, to int) error {
 		args = args[:0]
 		for _, c := range cells[from:to] {
 			args = append(args, rollup, c.key, int64(min(c.total, meter.MaxTotal)))

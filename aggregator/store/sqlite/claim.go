@@ -11,17 +11,13 @@ import (
 	"usaged/aggregator/store"
 )
 
-// Statements on claims, of which the first takes the partition behind its rows. Asking for a set at a time costs a quarter
-// of asking for each claim.
-const (
-	takenHead = "SELECT v.column1 FROM (VALUES (?, ?, ?, ?)"
-	takenRow  = ", (?, ?, ?, ?)"
-	takenTail = ") v CROSS JOIN claim c WHERE c.accepted_day = v.column2 AND c.partition = ? AND c.digest = v.column3" +
-		" AND abs(c.accepted - v.column4) < 86400000" // store.DuplicateWindow
+// Asking for many claims at once costs a quarter of asking for each. The partition comes behind the rows.
+var takenClaims = newStatementSet("SELECT v.column1 FROM (VALUES (?, ?, ?, ?)", ", (?, ?, ?, ?)",
+	") v CROSS JOIN claim c WHERE c.accepted_day = v.column2 AND c.partition = ? AND c.digest = v.column3"+
+		" AND abs(c.accepted - v.column4) < 86400000") // store.DuplicateWindow
 
-	claimHead = "INSERT OR IGNORE INTO claim (accepted_day, partition, digest, accepted) VALUES (?, ?, ?, ?)"
-	claimRow  = ", (?, ?, ?, ?)"
-)
+var insertClaims = newStatementSet("INSERT OR IGNORE INTO claim (accepted_day, partition, digest, accepted) VALUES (?, ?, ?, ?)",
+	", (?, ?, ?, ?)", "")
 
 func acceptedDay(millis int64) int64 { return int64(event.DayOf(time.UnixMilli(millis))) }
 
@@ -72,7 +68,7 @@ func (a *application) findTaken(claims []indexed) error {
 }
 
 func (a *application) hasClaims(day int64) (has bool, err error) {
-	err = a.tx.QueryRow("SELECT EXISTS (SELECT 1 FROM claim WHERE accepted_day = ? AND partition = ?)", day, a.batch.Partition).Scan(&has)
+	err = a.row("SELECT EXISTS (SELECT 1 FROM claim WHERE accepted_day = ? AND partition = ?)", []any{day, a.batch.Partition}, &has)
 	if err != nil {
 		return false, fmt.Errorf("look up claims: %w", err)
 	}
@@ -81,7 +77,7 @@ func (a *application) hasClaims(day int64) (has bool, err error) {
 
 func (a *application) findTakenOn(claims []indexed) error {
 	var args []any
-	return a.inSets(a.w.stmts.taken, len(claims), func(stmt *sql.Stmt, from, to int) error {
+	return a.inSets(a.ctx, takenClaims, len(claims), func(stmt *sql.Stmt, from, to int) error {
 		args = args[:0]
 		for i := from; i < to; i++ {
 			c := &claims[i]
@@ -99,7 +95,7 @@ func (a *application) findTakenOn(claims []indexed) error {
 // addClaims records the claims.
 func (a *application) addClaims(claims []indexed) error {
 	var args []any
-	err := a.inSets(a.w.stmts.claims, len(claims), func(stmt *sql.Stmt, from, to int) error {
+	err := a.inSets(a.ctx, insertClaims, len(claims), func(stmt *sql.Stmt, from, to int) error {
 		args = args[:0]
 		for i := from; i < to; i++ {
 			c := &claims[i]

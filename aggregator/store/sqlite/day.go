@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"cmp"
-	"database/sql"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,12 +44,12 @@ const maxCachedDays = 512
 func (c *dayCache) clear() { clear(c.days) }
 
 // get returns the state of a day, which the caller keeps up to date.
-func (c *dayCache) get(tx *sql.Tx, day event.Day, partition int) (*dayState, error) {
+func (c *dayCache) get(w *writer, day event.Day, partition int) (*dayState, error) {
 	key := dayKey{day, partition}
 	if state := c.days[key]; state != nil {
 		return state, nil
 	}
-	state, err := loadDay(tx, key)
+	state, err := loadDay(w, key)
 	if err != nil {
 		return nil, fmt.Errorf("load day: %w", err)
 	}
@@ -61,9 +60,9 @@ func (c *dayCache) get(tx *sql.Tx, day event.Day, partition int) (*dayState, err
 	return state, nil
 }
 
-func loadDay(tx *sql.Tx, key dayKey) (*dayState, error) {
+func loadDay(w *writer, key dayKey) (*dayState, error) {
 	state := &dayState{dayKey: key, types: make(map[string]struct{}), rollups: make(map[meter.Rollup]*rollupState)}
-	rows, err := tx.Query("SELECT type FROM day_type WHERE day = ? AND partition = ? AND type <> ?",
+	rows, err := w.query("SELECT type FROM day_type WHERE day = ? AND partition = ? AND type <> ?",
 		int64(key.day), key.partition, event.Other)
 	if err != nil {
 		return nil, err
@@ -72,7 +71,7 @@ func loadDay(tx *sql.Tx, key dayKey) (*dayState, error) {
 	if err := scanAll(rows, func() { state.types[t] = struct{}{} }, &t); err != nil {
 		return nil, err
 	}
-	rows, err = tx.Query("SELECT id, type, meter, dim FROM rollup WHERE day = ? AND partition = ?", int64(key.day), key.partition)
+	rows, err = w.query("SELECT id, type, meter, dim FROM rollup WHERE day = ? AND partition = ?", int64(key.day), key.partition)
 	if err != nil {
 		return nil, err
 	}

@@ -28,22 +28,23 @@ func (s *Store) Expire(ctx context.Context, oldest event.Day, now time.Time) err
 
 // expireDay removes one day before oldest, and returns whether there was one.
 func (s *Store) expireDay(ctx context.Context, oldest event.Day) (found bool, err error) {
-	err = s.write(ctx, func(tx *sql.Tx) (bool, error) {
+	w := s.writer
+	err = s.write(ctx, func() (bool, error) {
 		var day sql.NullInt64
-		if err := tx.QueryRow("SELECT min(day) FROM day WHERE day < ?", int64(oldest)).Scan(&day); err != nil {
+		if err := w.row("SELECT min(day) FROM day WHERE day < ?", []any{int64(oldest)}, &day); err != nil {
 			return false, err
 		}
 		if found = day.Valid; !found {
 			return false, nil
 		}
-		s.writer.days.clear()
+		w.days.clear()
 		for _, query := range []string{
 			"DELETE FROM cell WHERE rollup IN (SELECT id FROM rollup WHERE day = ?)",
 			"DELETE FROM rollup WHERE day = ?",
 			"DELETE FROM day_type WHERE day = ?",
 			"DELETE FROM day WHERE day = ?",
 		} {
-			if _, err := tx.Exec(query, day.Int64); err != nil {
+			if _, err := w.exec(query, day.Int64); err != nil {
 				return false, err
 			}
 		}
@@ -79,8 +80,8 @@ func (s *Store) expireClaims(ctx context.Context, oldest int64) error {
 		} else if err != nil {
 			return err
 		}
-		err = s.write(ctx, func(tx *sql.Tx) (bool, error) {
-			_, err := tx.Exec(`DELETE FROM claim WHERE (accepted_day, partition, digest, accepted) > (?, ?, ?, ?)
+		err = s.write(ctx, func() (bool, error) {
+			_, err := s.writer.exec(`DELETE FROM claim WHERE (accepted_day, partition, digest, accepted) > (?, ?, ?, ?)
 				AND (accepted_day, partition, digest, accepted) <= (?, ?, ?, ?) AND accepted < ?`,
 				from.day, from.partition, from.digest, from.accepted, to.day, to.partition, to.digest, to.accepted, oldest)
 			return true, err

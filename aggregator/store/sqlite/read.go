@@ -14,10 +14,12 @@ import (
 	"usaged/aggregator/store"
 )
 
-// readOffset returns a producer's offset and session in a partition, zeros where it is unknown.
-func readOffset(ctx context.Context, tx *sql.Tx, partition int, id string) (offset, session uint64, err error) {
+const offsetSQL = `SELECT "offset", session FROM producer WHERE partition = ? AND id = ?`
+
+// readOffset reads a row of offsetSQL, zeros where the producer is unknown.
+func readOffset(row *sql.Row) (offset, session uint64, err error) {
 	var o, s int64
-	err = tx.QueryRow(`SELECT "offset", session FROM producer WHERE partition = ? AND id = ?`, partition, id).Scan(&o, &s)
+	err = row.Scan(&o, &s)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, 0, nil
 	}
@@ -41,7 +43,7 @@ func (s *Store) snapshot(ctx context.Context, do func(tx *sql.Tx) error) error {
 func (s *Store) Producer(ctx context.Context, partition int, id string) (store.Producer, error) {
 	p := store.Producer{ID: id, Totals: make(meter.Totals)}
 	err := s.snapshot(ctx, func(tx *sql.Tx) (err error) {
-		if p.Offset, p.Session, err = readOffset(ctx, tx, partition, id); err != nil {
+		if p.Offset, p.Session, err = readOffset(tx.QueryRowContext(ctx, offsetSQL, partition, id)); err != nil {
 			return err
 		}
 		rows, err := tx.QueryContext(ctx, "SELECT family, a, b, total FROM lifetime WHERE partition = ? AND producer = ?", partition, id)

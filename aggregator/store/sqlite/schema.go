@@ -22,8 +22,8 @@ const schemaVersion = 1
 var schema string
 
 // migrate makes the tables in an empty file, and otherwise checks that they are ours.
-func migrate(ctx context.Context, db *sql.DB, partitions int) error {
-	tx, err := db.BeginTx(ctx, nil)
+func migrate(ctx context.Context, conn *sql.Conn, partitions int) error {
+	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,9 @@
 // written at a time; readers use connections of their own and see the file as the last finished batch left it, so neither
 // waits for the other. What doesn't fit on the disk is an error, and a later Apply succeeds once there is room.
 //
-// Space that expired days leave is used again; the file doesn't shrink. It is a view of the journal: deleting it (with its -wal and -shm files, while the daemon is stopped) loses
-// nothing that the journal and its checkpoints still hold. It may be queried at any time:
+// The file is a view of the journal. Deleting it (with its -wal and -shm files, while the daemon is stopped) loses nothing
+// that the journal and its checkpoints still hold. Space that expired days leave is used again; the file doesn't shrink.
+// It may be queried at any time:
 //
 //	sqlite3 usage.db "SELECT event_type, sum(count) FROM events WHERE day = '2026-11-23' GROUP BY 1"
 //
@@ -93,11 +94,10 @@ func open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.writer = &writer{db: db, turn: make(chan struct{}, 1), walLimit: walLimit}
-	if err := migrate(ctx, db, cfg.Partitions); err != nil {
+	if s.writer, err = newWriter(ctx, db); err != nil {
 		return nil, err
 	}
-	if err := s.writer.prepare(ctx); err != nil {
+	if err := migrate(ctx, s.writer.conn, cfg.Partitions); err != nil {
 		return nil, err
 	}
 	if s.readers, err = openPool(cfg.Path, readerConns, readerPragmas); err != nil {

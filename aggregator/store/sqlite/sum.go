@@ -79,9 +79,11 @@ func (s *Store) scanCells(ctx context.Context, rollup meter.Rollup, days []event
 			if n%checkEvery == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err := rows.Next(row); errors.Is(err, io.EOF) {
+			err := rows.Next(row)
+			if errors.Is(err, io.EOF) {
 				return nil
-			} else if err != nil {
+			}
+			if err != nil {
 				return err
 			}
 			each(row[0].(string), uint64(row[1].(int64)))

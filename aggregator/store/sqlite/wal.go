@@ -40,7 +40,7 @@ func (s *Store) limitWAL() {
 func (w *writer) emptyWAL() error {
 	var busy bool
 	var frames, moved int
-	if err := w.db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved); err != nil {
+	if err := w.row("PRAGMA wal_checkpoint(TRUNCATE)", nil, &busy, &frames, &moved); err != nil {
 		return err
 	}
 	if busy {

@@ -3,18 +3,20 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 )
 
-// writer owns the one connection that writes.
+// writer owns the one connection that writes. Whoever has its turn may use it.
 type writer struct {
-	db *sql.DB
-	// turn holds a token while a transaction is open. It guards what follows.
+	db   *sql.DB
+	conn *sql.Conn
+	// turn holds a token while somebody has the turn. It guards what follows.
 	turn chan struct{}
 
-	// Statements of the hot path, prepared on db and taken into each transaction.
-	stmts statements
+	// stmts are the statements prepared on conn, by their text.
+	stmts map[string]*sql.Stmt
 	// days remembers what the tables hold about the days that are being written.
 	days dayCache
 	// dataVersion changes when another connection has written to the file, which makes days stale.
@@ -23,63 +25,91 @@ type writer struct {
 	walLimit, walRetry int64
 }
 
-// statements are those of the hot path, prepared once.
-type statements struct {
-	upserts statementSet
-	taken   statementSet
-	claims  statementSet
-	hasKey  *sql.Stmt
-	total   *sql.Stmt
+// newWriter takes over db, a pool of one connection, and pins that.
+func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &writer{db: db, conn: conn, turn: make(chan struct{}, 1), stmts: make(map[string]*sql.Stmt), walLimit: walLimit}, nil
+}
+
+// close may be called again.
+func (w *writer) close() error {
+	var errs []error
+	for _, stmt := range w.stmts { // SQLite keeps the file open for a statement
+		errs = append(errs, stmt.Close())
+	}
+	w.stmts = nil
+	if err := w.conn.Close(); !errors.Is(err, sql.ErrConnDone) {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, w.db.Close())...)
+}
+
+// prepared returns a statement that is prepared once in the life of the connection. Preparing is most of the cost of a
+// statement that touches one row. It takes part in the transaction that is open on the connection.
+func (w *writer) prepared(query string) (*sql.Stmt, error) {
+	if stmt := w.stmts[query]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := w.conn.PrepareContext(context.Background(), query)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %.80q: %w", query, err)
+	}
+	w.stmts[query] = stmt
+	return stmt, nil
+}
+
+func (w *writer) exec(query string, args ...any) (sql.Result, error) {
+	stmt, err := w.prepared(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.Exec(args...)
+}
+
+func (w *writer) query(query string, args ...any) (*sql.Rows, error) {
+	stmt, err := w.prepared(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.Query(args...)
+}
+
+// row scans the one row of a query into dest.
+func (w *writer) row(query string, args []any, dest ...any) error {
+	stmt, err := w.prepared(query)
+	if err != nil {
+		return err
+	}
+	return stmt.QueryRow(args...).Scan(dest...)
 }
 
 // statementSet is one statement for several numbers of rows. Many rows at once save most of the cost of a call into the
 // driver; the gain is all but complete at ten, and fixed numbers let the statements be prepared.
-type statementSet [len(setRows)]*sql.Stmt
+type statementSet [len(setRows)]string
 
 var setRows = [...]int{128, 16, 1}
 
-const (
-	upsertHead = "INSERT INTO cell (rollup, key, total) VALUES (?, ?, ?)"
-	upsertRow  = ", (?, ?, ?)"
-	upsertTail = " ON CONFLICT DO UPDATE SET total = min(total + excluded.total, 9007199254740992)" // meter.MaxTotal
-)
-
-func (w *writer) prepare(ctx context.Context) (err error) {
-	prepare := func(query string) *sql.Stmt {
-		if err != nil {
-			return nil
-		}
-		var stmt *sql.Stmt
-		if stmt, err = w.db.PrepareContext(ctx, query); err != nil {
-			err = fmt.Errorf("prepare %.80q: %w", query, err)
-		}
-		return stmt
+// newStatementSet takes the text of a statement with one row, of a further row, and of the rest.
+func newStatementSet(head, row, tail string) (set statementSet) {
+	for i, rows := range setRows {
+		set[i] = head + strings.Repeat(row, rows-1) + tail
 	}
-	prepareSet := func(head, row, tail string) (set statementSet) {
-		for i, rows := range setRows {
-			set[i] = prepare(head + strings.Repeat(row, rows-1) + tail)
-		}
-		return set
-	}
-	w.stmts.upserts = prepareSet(upsertHead, upsertRow, upsertTail)
-	w.stmts.taken = prepareSet(takenHead, takenRow, takenTail)
-	w.stmts.claims = prepareSet(claimHead, claimRow, "")
-	w.stmts.hasKey = prepare("SELECT EXISTS (SELECT 1 FROM cell WHERE rollup = ? AND key = ?)")
-	w.stmts.total = prepare("INSERT INTO lifetime (partition, producer, family, a, b, total) VALUES (?, ?, ?, ?, ?, ?)" +
-		" ON CONFLICT DO UPDATE SET total = excluded.total")
-	return err
+	return set
 }
 
-// inSets calls do for consecutive parts of n rows, with the statement that takes as many.
-func (a *application) inSets(set statementSet, n int, do func(stmt *sql.Stmt, from, to int) error) error {
+// inSets calls do for consecutive parts of n rows, with the statement that takes as many. It ends with ctx.
+func (w *writer) inSets(ctx context.Context, set statementSet, n int, do func(stmt *sql.Stmt, from, to int) error) error {
 	from := 0
 	for i, rows := range setRows {
-		if n-from < rows {
-			continue
-		}
-		stmt := a.tx.Stmt(set[i])
 		for ; n-from >= rows; from += rows {
-			if err := a.ctx.Err(); err != nil {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			stmt, err := w.prepared(set[i])
+			if err != nil {
 				return err
 			}
 			if err := do(stmt, from, from+rows); err != nil {
@@ -90,12 +120,9 @@ func (a *application) inSets(set statementSet, n int, do func(stmt *sql.Stmt, fr
 	return nil
 }
 
-func (w *writer) close() error { return w.db.Close() }
-
-// write runs do in a transaction, alone, and commits where do returns true. Cancelling ctx ends the wait for the turn; do
-// itself looks at ctx where it takes long, since interrupting a statement would cost a goroutine per statement and the
-// connection.
-func (s *Store) write(ctx context.Context, do func(tx *sql.Tx) (commit bool, err error)) (err error) {
+// write runs do in a transaction, alone, and commits where do returns true. The end of ctx ends the wait for the turn; do
+// itself looks at ctx where it takes long, since a statement that can be interrupted costs a goroutine.
+func (s *Store) write(ctx context.Context, do func() (commit bool, err error)) (err error) {
 	w := s.writer
 	if err := ctx.Err(); err != nil {
 		return err
@@ -111,15 +138,15 @@ func (s *Store) write(ctx context.Context, do func(tx *sql.Tx) (commit bool, err
 			w.days.clear() // it may know rows that were rolled back
 		}
 	}()
-	tx, err := w.db.Begin()
+	tx, err := w.conn.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() // does nothing after Commit
-	if err := w.noticeOthers(tx); err != nil {
+	if err := w.noticeOthers(); err != nil {
 		return err
 	}
-	commit, err := do(tx)
+	commit, err := do()
 	if err != nil || !commit {
 		return err
 	}
@@ -131,9 +158,9 @@ func (s *Store) write(ctx context.Context, do func(tx *sql.Tx) (commit bool, err
 }
 
 // noticeOthers forgets what is remembered where another process has changed the file, say a person with a shell.
-func (w *writer) noticeOthers(tx *sql.Tx) error {
+func (w *writer) noticeOthers() error {
 	var version int64
-	if err := tx.QueryRow("PRAGMA data_version").Scan(&version); err != nil {
+	if err := w.row("PRAGMA data_version", nil, &version); err != nil {
 		return fmt.Errorf("read data version: %w", err)
 	}
 	if version != w.dataVersion {

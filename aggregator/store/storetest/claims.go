@@ -25,7 +25,7 @@ func (f *fixture) wantTaken(b *store.Batch, taken ...int) {
 	f.wantOutcome(b, store.Outcome{Offset: b.Prev, Taken: taken})
 }
 
-// offsetIn returns the offset of producer "p" in the fixture's partition.
+// offset returns the offset of producer "p" in the fixture's partition.
 func (f *fixture) offset() uint64 { return f.producer(f.partition(), "p").Offset }
 
 var claimPromises = []promise{
@@ -40,7 +40,11 @@ var claimPromises = []promise{
 	}},
 	{"lists all taken claims, in ascending order", func(f *fixture) {
 		f.mustApply(f.claiming(0, claim(9, f.now), claim(2, f.now), claim(5, f.now)))
-		f.wantTaken(f.claiming(1, claim(1, f.now), claim(9, f.now), claim(3, f.now), claim(5, f.now), claim(2, f.now), claim(7, f.now)), 1, 3, 4)
+		some := f.claiming(1)
+		for _, id := range []byte{1, 9, 3, 5, 2, 7} {
+			some.Claims = append(some.Claims, claim(id, f.now))
+		}
+		f.wantTaken(some, 1, 3, 4)
 		many, want := f.claiming(1), []int(nil)
 		for i := range 600 {
 			many.Claims = append(many.Claims, store.Claim{Digest: [16]byte{byte(i), byte(i >> 8), 3}, AcceptedMillis: f.now.UnixMilli()})
@@ -106,7 +110,8 @@ var claimPromises = []promise{
 	{"takes thousands of claims at once", func(f *fixture) {
 		b := f.batch(0, 1)
 		for i := range 3000 {
-			b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf([]byte(f.user()), []byte{byte(i), byte(i >> 8)}), AcceptedMillis: f.now.UnixMilli()})
+			digest := store.DigestOf([]byte("user"), []byte{byte(i), byte(i >> 8)})
+			b.Claims = append(b.Claims, store.Claim{Digest: digest, AcceptedMillis: f.now.UnixMilli()})
 		}
 		f.mustApply(b)
 		b.Prev, b.Last = 1, 2

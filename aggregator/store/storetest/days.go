@@ -178,7 +178,8 @@ var sumPromises = []promise{
 		b, want := f.batch(0, 1), make(map[meter.Rollup]uint64)
 		names := []string{"a", "b", "user", "ref", "types", "version", "a:user", "a:ref", "meter:a:user", "type:a", "a-b"}
 		for i, name := range names {
-			for j, r := range []meter.Rollup{meter.TypeRollup(name), meter.MeterRollup(name, meter.ByUser), meter.MeterRollup(name, meter.ByReference)} {
+			byUser, byReference := meter.MeterRollup(name, meter.ByUser), meter.MeterRollup(name, meter.ByReference)
+			for j, r := range []meter.Rollup{meter.TypeRollup(name), byUser, byReference} {
 				want[r] = uint64(10*i + j)
 				cell(b, f.today, r, "key", want[r])
 			}
@@ -312,10 +313,12 @@ var removalPromises = []promise{
 	}},
 	{"frees the claims accepted more than ClaimLifetime ago, and no others", func(f *fixture) {
 		at := f.now.Add(-time.Hour)
-		f.mustApply(f.claiming(0, claim(1, at), claim(2, at.Add(time.Millisecond)), claim(3, at.Add(-time.Millisecond)), claim(4, at.Add(-40*time.Hour))))
+		first, second, earlier := claim(1, at), claim(2, at.Add(time.Millisecond)), claim(3, at.Add(-time.Millisecond))
+		earliest := claim(4, at.Add(-40*time.Hour))
+		f.mustApply(f.claiming(0, first, second, earlier, earliest))
 		f.expire(f.today-100, at.Add(store.ClaimLifetime))
-		f.wantTaken(f.claiming(1, claim(1, at), claim(2, at), claim(3, at), claim(4, at.Add(-40*time.Hour))), 0, 1)
-		f.mustApply(f.claiming(1, claim(3, at), claim(4, at.Add(-40*time.Hour))))
+		f.wantTaken(f.claiming(1, first, second, earlier, earliest), 0, 1)
+		f.mustApply(f.claiming(1, earlier, earliest))
 	}},
 }
 
