@@ -137,7 +137,7 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 	}
 	p.check(ctx)
 	if p.lost { // what is pending can't all be applied any more
-		if err := p.recount(ctx); err != nil {
+		if err := p.recount(); err != nil {
 			return n, err
 		}
 	}
@@ -261,7 +261,8 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 			break
 		}
 	}
-	return n, p.apply(ctx, position)
+	p.apply(ctx, position)
+	return n, nil
 }
 
 // next returns the record that was held, or the next one.
@@ -312,9 +313,9 @@ func (p *applier) view(seq uint64, entry []byte, v *event.View) (userInfo, bool)
 }
 
 // apply applies what the chains have folded up to position. Chains that fail keep their batch and fall behind.
-func (p *applier) apply(ctx context.Context, position uint64) error {
+func (p *applier) apply(ctx context.Context, position uint64) {
 	if position == p.position {
-		return nil
+		return
 	}
 	p.position = position
 	type attempt struct {
@@ -349,7 +350,6 @@ func (p *applier) apply(ctx context.Context, position uint64) error {
 	if p.behind() == position && p.a.journal.End() == position {
 		p.setOldest(time.Time{})
 	}
-	return nil
 }
 
 // begin prepares the chains for a fold, and returns false where none takes part. Where all are behind the applier

@@ -301,7 +301,7 @@ func (c *chain) moveTo(ctx context.Context, found uint64) error {
 	if err := c.load(ctx); err != nil {
 		return err
 	}
-	return c.p.recount(ctx)
+	return c.p.recount()
 }
 
 // due says that nothing forbids an attempt now.

@@ -30,7 +30,7 @@ func (p *applier) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := p.recount(ctx); err != nil {
+	if err := p.recount(); err != nil {
 		return err
 	}
 	p.position = p.a.journal.End()
@@ -180,7 +180,7 @@ func (c *chain) seed(ctx context.Context) error {
 }
 
 // recount reads the journal behind the chain that is furthest behind: it counts what is pending, and collects verdicts.
-func (p *applier) recount(ctx context.Context) error {
+func (p *applier) recount() error {
 	through := p.a.accounts.recount()
 	pending := counts{}
 	p.verdicts = seqSet{}

@@ -63,11 +63,12 @@ type TypeCount struct {
 // The JSON itself is read by jsontext, which refuses what encoding/json lets pass: repeated keys, invalid UTF-8, data
 // behind the value. The decoder walks its tokens and appends each event to the batch without building it.
 type Decoder struct {
-	dec    *jsontext.Decoder
-	src    bytes.Buffer
-	origin Origin
-	faults Faults
-	batch  Batch
+	dec     *jsontext.Decoder
+	src     bytes.Buffer
+	escapes bool // somewhere in src a string has an escape
+	origin  Origin
+	faults  Faults
+	batch   Batch
 
 	accepted uint64 // origin.AcceptedAt in Unix milliseconds
 	latest   time.Time
@@ -85,6 +86,7 @@ type Decoder struct {
 
 	// Types of this decoder's life, so that names are allocated once. touched lists those of the current batch.
 	slots   map[string]int
+	slot    int // of the event being read, −1 where its type is new
 	counts  []TypeCount
 	touched []int
 }
@@ -137,6 +139,7 @@ func (d *Decoder) reset(origin Origin) {
 }
 
 func (d *Decoder) load(data []byte) {
+	d.escapes = bytes.IndexByte(data, '\\') >= 0
 	d.src = *bytes.NewBuffer(data)
 	d.dec.Reset(&d.src)
 }
@@ -199,7 +202,7 @@ func (d *Decoder) tooMany() {
 
 // expectEnd refuses data behind the value.
 func (d *Decoder) expectEnd() {
-	if _, err := d.dec.ReadToken(); err != io.EOF {
+	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		d.faults.add(Malformed, d.prefix(), CodeMalformed, "there is data behind the JSON value")
 	}
 }
@@ -246,7 +249,7 @@ func (d *Decoder) readField() bool {
 	if err != nil {
 		return d.syntax(err)
 	}
-	switch name := unquoted(raw); string(name) {
+	switch name := d.unquoted(raw); string(name) {
 	case "id":
 		return d.readString(hasID, &d.id, MaxIDBytes)
 	case "user_id":
@@ -260,7 +263,7 @@ func (d *Decoder) readField() bool {
 	case "metadata":
 		return d.readMetadata()
 	default:
-		d.fault(Invalid, CodeUnknownField, unknownField(string(name)))
+		d.fault(CodeUnknownField, unknownField(string(name)))
 		return d.skipValue()
 	}
 }
@@ -279,18 +282,19 @@ func unknownField(name string) string {
 // readString reads a string of at most limit bytes into dst.
 func (d *Decoder) readString(field fieldSet, dst *[]byte, limit int) bool {
 	d.seen |= field
-	if d.dec.PeekKind() != '"' {
-		d.bad |= field
-		return d.skip("the value must be a string")
-	}
 	raw, err := d.dec.ReadValue()
 	if err != nil {
 		return d.syntax(err)
 	}
-	s := unquoted(raw)
+	if raw.Kind() != '"' {
+		d.bad |= field
+		d.fault(CodeWrongType, "the value must be a string")
+		return true
+	}
+	s := d.unquoted(raw)
 	if len(s) > limit {
 		d.bad |= field
-		d.fault(Invalid, CodeTooLong, fmt.Sprintf("the value has %d bytes, the limit is %d", len(s), limit))
+		d.fault(CodeTooLong, fmt.Sprintf("the value has %d bytes, the limit is %d", len(s), limit))
 		return true
 	}
 	*dst = append(*dst, s...)
@@ -298,9 +302,9 @@ func (d *Decoder) readString(field fieldSet, dst *[]byte, limit int) bool {
 }
 
 // unquoted returns the text of a valid JSON string.
-func unquoted(raw []byte) []byte {
+func (d *Decoder) unquoted(raw []byte) []byte {
 	inner := raw[1 : len(raw)-1]
-	if bytes.IndexByte(inner, '\\') < 0 {
+	if !d.escapes || bytes.IndexByte(inner, '\\') < 0 {
 		return inner
 	}
 	s, err := jsontext.AppendUnquote(nil, raw)
@@ -311,28 +315,29 @@ func unquoted(raw []byte) []byte {
 }
 
 func (d *Decoder) readCreated() bool {
-	if d.dec.PeekKind() != '"' {
-		return d.skip("created_at must be a string in RFC 3339, as 2006-01-02T15:04:05Z")
-	}
 	raw, err := d.dec.ReadValue()
 	if err != nil {
 		return d.syntax(err)
 	}
+	if raw.Kind() != '"' {
+		d.fault(CodeWrongType, "created_at must be a string in RFC 3339, as 2006-01-02T15:04:05Z")
+		return true
+	}
 	if d.origin.Bound {
-		d.fault(Invalid, CodeNotAllowed, "a token with the role user must leave created_at to the server")
+		d.fault(CodeNotAllowed, "a token with the role user must leave created_at to the server")
 		return true
 	}
 	var t time.Time
-	if err := t.UnmarshalText(unquoted(raw)); err != nil {
-		d.fault(Invalid, CodeBadTime, "created_at must be in RFC 3339, as 2006-01-02T15:04:05Z")
+	if err := t.UnmarshalText(d.unquoted(raw)); err != nil {
+		d.fault(CodeBadTime, "created_at must be in RFC 3339, as 2006-01-02T15:04:05Z")
 		return true
 	}
 	switch {
 	case t.After(d.latest):
-		d.fault(Invalid, CodeTooFarAhead, fmt.Sprintf("created_at lies more than %s ahead of the server's clock (%s)",
+		d.fault(CodeTooFarAhead, fmt.Sprintf("created_at lies more than %s ahead of the server's clock (%s)",
 			MaxFuture, d.origin.AcceptedAt.UTC().Format(time.RFC3339)))
 	case DayOf(t) < d.origin.Oldest:
-		d.fault(Invalid, CodeExpired, fmt.Sprintf("created_at lies before the retention window, which begins on %s",
+		d.fault(CodeExpired, fmt.Sprintf("created_at lies before the retention window, which begins on %s",
 			d.origin.Oldest))
 	default:
 		d.created, d.hasCreated = t.UnixNano(), true
@@ -356,10 +361,10 @@ func (d *Decoder) readMetadata() bool {
 		return d.syntax(err)
 	}
 	if d.metaKeys > MaxMetadataKeys {
-		d.fault(Invalid, CodeTooMany, fmt.Sprintf("metadata has %d keys, the limit is %d", d.metaKeys, MaxMetadataKeys))
+		d.fault(CodeTooMany, fmt.Sprintf("metadata has %d keys, the limit is %d", d.metaKeys, MaxMetadataKeys))
 	}
 	if d.metaBytes > MaxMetadataBytes {
-		d.fault(Invalid, CodeTooLong, fmt.Sprintf("metadata has %d bytes, the limit is %d", d.metaBytes, MaxMetadataBytes))
+		d.fault(CodeTooLong, fmt.Sprintf("metadata has %d bytes, the limit is %d", d.metaBytes, MaxMetadataBytes))
 	}
 	return true
 }
@@ -369,24 +374,25 @@ func (d *Decoder) readPair() bool {
 	if err != nil {
 		return d.syntax(err)
 	}
-	key := unquoted(raw)
+	key := d.unquoted(raw)
 	d.metaKeys++
 	d.metaBytes += len(key)
 	if len(key) > MaxMetadataKeyBytes {
-		d.fault(Invalid, CodeTooLong, fmt.Sprintf("the key has %d bytes, the limit is %d", len(key), MaxMetadataKeyBytes))
+		d.fault(CodeTooLong, fmt.Sprintf("the key has %d bytes, the limit is %d", len(key), MaxMetadataKeyBytes))
 		return d.skipValue()
 	}
 	d.meta = appendBytes(d.meta, key)
-	if d.dec.PeekKind() != '"' {
-		return d.skip("metadata values must be strings")
-	}
 	if raw, err = d.dec.ReadValue(); err != nil {
 		return d.syntax(err)
 	}
-	value := unquoted(raw)
+	if raw.Kind() != '"' {
+		d.fault(CodeWrongType, "metadata values must be strings")
+		return true
+	}
+	value := d.unquoted(raw)
 	d.metaBytes += len(value)
 	if len(value) > MaxMetadataValueBytes {
-		d.fault(Invalid, CodeTooLong, fmt.Sprintf("the value has %d bytes, the limit is %d", len(value), MaxMetadataValueBytes))
+		d.fault(CodeTooLong, fmt.Sprintf("the value has %d bytes, the limit is %d", len(value), MaxMetadataValueBytes))
 		return true
 	}
 	d.meta = appendBytes(d.meta, value)
@@ -398,8 +404,10 @@ func (d *Decoder) finish() {
 	at := func(kind FaultKind, field, code, detail string) {
 		d.faults.add(kind, d.pointer()+"/"+field, code, detail)
 	}
+	slot, known := d.slots[string(d.typ)]
 	switch {
 	case d.bad&hasType != 0: // one fault for one value
+	case known: // an event of this type was valid before
 	case d.seen&hasType == 0:
 		at(Invalid, "event_type", CodeRequired, "event_type is required")
 	case len(d.typ) == 0:
@@ -408,6 +416,10 @@ func (d *Decoder) finish() {
 		at(Invalid, "event_type", CodeBadType, `event_type must not begin with "__"`)
 	case bytes.ContainsFunc(d.typ, unicode.IsControl):
 		at(Invalid, "event_type", CodeBadType, "event_type must not contain control characters")
+	}
+	d.slot = slot
+	if !known {
+		d.slot = -1
 	}
 	if d.empty(hasID, d.id) {
 		at(Invalid, "id", CodeEmpty, "id must not be empty: leave it out and the server makes one")
@@ -461,14 +473,15 @@ func (d *Decoder) append() {
 	d.entry = e
 	d.batch.Entries = appendBytes(d.batch.Entries, e)
 	d.batch.N++
-	d.count(d.typ)
+	d.count()
 }
 
-func (d *Decoder) count(typ []byte) {
-	i, ok := d.slots[string(typ)]
-	if !ok {
+// count counts the event under its type.
+func (d *Decoder) count() {
+	i := d.slot
+	if i < 0 {
 		i = len(d.counts)
-		name := string(typ)
+		name := string(d.typ)
 		d.slots[name] = i
 		d.counts = append(d.counts, TypeCount{Type: name})
 	}
@@ -490,8 +503,8 @@ func (d *Decoder) prefix() string {
 }
 
 // fault adds a fault of what was read last.
-func (d *Decoder) fault(kind FaultKind, code, detail string) {
-	d.faults.add(kind, d.pointer(), code, detail)
+func (d *Decoder) fault(code, detail string) {
+	d.faults.add(Invalid, d.pointer(), code, detail)
 }
 
 // skip passes over a value of the wrong type.
@@ -499,7 +512,7 @@ func (d *Decoder) skip(detail string) bool {
 	if err := d.dec.SkipValue(); err != nil {
 		return d.syntax(err)
 	}
-	d.fault(Invalid, CodeWrongType, detail)
+	d.fault(CodeWrongType, detail)
 	return true
 }
 

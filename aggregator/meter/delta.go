@@ -2,7 +2,9 @@ package meter
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 
 	"usaged/aggregator/event"
@@ -45,6 +47,25 @@ type DayDelta struct {
 	// Rollups has the cells of every rollup that the fold touched. A cell may be 0: a key that was seen but added
 	// nothing is still a key.
 	Rollups map[Rollup]Cells
+
+	// TypeOrder lists the keys of Types, and KeyOrder those of the rollups by reference, in the order of their first
+	// appearance. In this order the limits on types and references give them room, so that the same ones get it
+	// however events fall into deltas. What has no order here is taken in the order of its name.
+	TypeOrder []string
+	KeyOrder  map[Rollup][]string
+}
+
+// OrderedTypes returns the keys of Types in the order in which they are given room.
+func (d *DayDelta) OrderedTypes() []string { return ordered(d.TypeOrder, d.Types) }
+
+// OrderedKeys returns the keys of a rollup in the order in which they are given room.
+func (d *DayDelta) OrderedKeys(r Rollup) []string { return ordered(d.KeyOrder[r], d.Rollups[r]) }
+
+func ordered(order []string, keys map[string]uint64) []string {
+	if len(order) == len(keys) {
+		return order
+	}
+	return slices.Sorted(maps.Keys(keys))
 }
 
 // Series names one lifetime total of a producer: a family and up to two label values.

@@ -10,7 +10,9 @@ import (
 type Folder struct {
 	meters []Meter
 	keys   map[string]int // metadata keys that some meter reads → index into values
-	oldest event.Day
+	// lengths says which lengths the keys have.
+	lengths [event.MaxMetadataKeyBytes + 1]bool
+	oldest  event.Day
 
 	days  map[event.Day]*dayFold
 	last  *dayFold // of the event before: nearly always the next one's too
@@ -34,6 +36,7 @@ type Stats struct {
 type dayFold struct {
 	day    event.Day
 	types  map[string]*typeFold
+	order  []string // the names of types that are counted under this day
 	lastT  *typeFold
 	meters []meterFold // by index of the meter
 }
@@ -46,7 +49,10 @@ type typeFold struct {
 	expired bool
 }
 
-type meterFold struct{ user, ref Cells }
+type meterFold struct {
+	user, ref Cells
+	order     []string // the keys of ref
+}
 
 // NewFolder returns a folder for meters.
 func NewFolder(meters []Meter) *Folder {
@@ -54,6 +60,9 @@ func NewFolder(meters []Meter) *Folder {
 	use := func(key string) {
 		if _, ok := f.keys[key]; !ok && key != "" {
 			f.keys[key] = len(f.keys)
+			if len(key) <= event.MaxMetadataKeyBytes {
+				f.lengths[len(key)] = true
+			}
 		}
 	}
 	for _, m := range meters {
@@ -126,6 +135,9 @@ func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 			}
 		}
 		d.types[t.name] = t
+		if !t.expired {
+			d.order = append(d.order, t.name)
+		}
 	}
 	d.lastT = t
 	return t
@@ -135,8 +147,10 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, v *event.View, user string) 
 	clear(f.values)
 	found := false
 	for key, value := range v.Metadata() {
-		if i, ok := f.keys[string(key)]; ok {
-			f.values[i], found = value, true
+		if f.lengths[len(key)] { // most keys are not even as long as one that is read
+			if i, ok := f.keys[string(key)]; ok {
+				f.values[i], found = value, true
+			}
 		}
 	}
 	if !found {
@@ -152,7 +166,7 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, v *event.View, user string) 
 			sums.user = add(sums.user, user, n)
 		}
 		if ref := f.lookup(m.Reference); len(ref) > 0 {
-			sums.ref = add(sums.ref, string(cut(ref)), n)
+			sums.addReference(cut(ref), n)
 		}
 	}
 }
@@ -208,6 +222,14 @@ func add(c Cells, key string, n uint64) Cells {
 	return c
 }
 
+func (m *meterFold) addReference(ref []byte, n uint64) {
+	key := string(ref)
+	if _, known := m.ref[key]; !known {
+		m.order = append(m.order, key)
+	}
+	m.ref = add(m.ref, key, n)
+}
+
 // cut shortens a reference to MaxReferenceBytes, at a rune's boundary.
 func cut(ref []byte) []byte {
 	if len(ref) <= MaxReferenceBytes {
@@ -241,7 +263,7 @@ func (f *Folder) Stats() Stats { return f.stats }
 func (f *Folder) Delta() Delta {
 	delta := Delta{Days: map[event.Day]*DayDelta{}, Totals: Totals{}}
 	for day, d := range f.days {
-		out := &DayDelta{Types: map[string]uint64{}, Rollups: map[Rollup]Cells{}}
+		out := &DayDelta{Types: map[string]uint64{}, Rollups: map[Rollup]Cells{}, TypeOrder: d.order, KeyOrder: map[Rollup][]string{}}
 		for _, t := range d.types {
 			delta.Totals[Series{Family: FamilyEvents, A: t.name}] += t.n
 			if t.expired {
@@ -255,7 +277,8 @@ func (f *Folder) Delta() Delta {
 				out.Rollups[MeterRollup(f.meters[i].Name, ByUser)] = sums.user
 			}
 			if sums.ref != nil {
-				out.Rollups[MeterRollup(f.meters[i].Name, ByReference)] = sums.ref
+				r := MeterRollup(f.meters[i].Name, ByReference)
+				out.Rollups[r], out.KeyOrder[r] = sums.ref, sums.order
 			}
 		}
 		if len(out.Rollups) > 0 {

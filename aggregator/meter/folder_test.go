@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"usaged/aggregator/event"
@@ -113,11 +114,29 @@ func TestBuiltinMetersReadWhatTheyPromise(t *testing.T) {
 			},
 		},
 	}
-	if diff := cmp.Diff(want, delta); diff != "" {
+	if diff := cmp.Diff(want, delta, cmpopts.IgnoreFields(meter.DayDelta{}, "TypeOrder", "KeyOrder")); diff != "" {
 		t.Error(diff)
 	}
 	if want := (meter.Stats{Events: 13, BadValues: 3, Expired: 1}); stats != want {
 		t.Errorf("stats = %+v, want %+v", stats, want)
+	}
+}
+
+func TestOrderIsThatOfFirstAppearance(t *testing.T) {
+	var list []sent
+	for _, q := range []string{"b", "a", "c", "a"} {
+		list = append(list, sent{"u", "sql_generation", map[string]string{"question": q}, now}, sent{"u", q, nil, now})
+	}
+	delta, _ := fold(t, meter.Builtin(), 0, list)
+	day := delta.Days[event.DayOf(now)]
+	if diff := cmp.Diff([]string{"sql_generation", "b", "a", "c"}, day.OrderedTypes()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"b", "a", "c"}, day.OrderedKeys(meter.MeterRollup("queries", meter.ByReference))); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"u"}, day.OrderedKeys(meter.TypeRollup("a"))); diff != "" {
+		t.Error(diff)
 	}
 }
 

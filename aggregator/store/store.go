@@ -21,7 +21,8 @@ import (
 	"usaged/aggregator/meter"
 )
 
-// Limits that Apply enforces where the rollup is written. What exceeds them is counted under [event.Other].
+// Limits that Apply enforces where the rollup is written. What exceeds them is counted under [event.Other], which takes no
+// room itself. New types and references are given room in the order that the delta says.
 const (
 	// MaxTypesPerDay bounds the event types of one day (in one partition). The events of a type that is refused are
 	// counted in the type and in the type rollup [event.Other].
@@ -69,9 +70,11 @@ type Store interface {
 	//     would exceed meter.MaxTotal stays there.
 	//
 	// A claim is taken when a claim with the same digest exists whose acceptance lies less than DuplicateWindow
-	// before or after. The claims of one batch never conflict with each other.
+	// before or after, in the same partition. The claims of one batch never conflict with each other.
 	//
-	// The batch is not modified and not kept.
+	// No reader ever sees half a batch. A batch with days must end behind Prev: repeating one that doesn't would count twice,
+	// so it is refused with an error, as is one whose Last lies before Prev. The batch is not modified and not kept.
+	// Where ctx has ended already nothing is changed.
 	Apply(ctx context.Context, batch *Batch) (Outcome, error)
 
 	// Producer returns what one partition knows of a producer: offset, session and lifetime totals, from one moment.
@@ -79,7 +82,7 @@ type Store interface {
 	Producer(ctx context.Context, partition int, id string) (Producer, error)
 
 	// Producers returns all producers, their totals summed over the partitions, Offset being the lowest, Session the
-	// highest of any partition; in the order of their ids.
+	// highest of any partition; in the order of their ids. In a partition that doesn't know it a producer has offset 0.
 	Producers(ctx context.Context) ([]Producer, error)
 
 	// Versions returns one opaque version for each of the days: "" for a day that holds nothing, and otherwise a string
@@ -92,7 +95,7 @@ type Store interface {
 	Types(ctx context.Context, days []event.Day) ([]map[string]uint64, error)
 
 	// Sum calls yield once for every key of a rollup with its total over the days and the partitions, in no order. key is
-	// valid only during the call.
+	// valid only during the call, which may hold up the read: it must be quick.
 	Sum(ctx context.Context, rollup meter.Rollup, days []event.Day, yield func(key []byte, total uint64)) error
 
 	// Expire removes the days before oldest and the claims accepted before now − ClaimLifetime. Lifetime totals stay. A

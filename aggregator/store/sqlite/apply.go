@@ -178,7 +178,7 @@ func (a *application) addDay(day event.Day, delta *meter.DayDelta) error {
 		}
 	}
 	for rollup, cells := range redirect(delta.Rollups, refused) {
-		if err := a.addCells(state, rollup, cells); err != nil {
+		if err := a.addCells(state, delta, rollup, cells); err != nil {
 			return fmt.Errorf("add cells: %w", err)
 		}
 	}

@@ -17,7 +17,7 @@ type cell struct {
 }
 
 // addCells adds cells to a rollup of a day. Of a rollup by reference, the cells that exceed the limit go to event.Other.
-func (a *application) addCells(state *dayState, rollup meter.Rollup, cells meter.Cells) error {
+func (a *application) addCells(state *dayState, delta *meter.DayDelta, rollup meter.Rollup, cells meter.Cells) error {
 	if len(cells) == 0 {
 		return nil
 	}
@@ -27,7 +27,7 @@ func (a *application) addCells(state *dayState, rollup meter.Rollup, cells meter
 	}
 	sorted := sortCells(cells)
 	if rollup.Dim == meter.ByReference {
-		if sorted, err = a.admitReferences(rs, sorted); err != nil {
+		if sorted, err = a.admitReferences(rs, sorted, func() []string { return delta.OrderedKeys(rollup) }); err != nil {
 			return err
 		}
 	}
@@ -66,8 +66,8 @@ func sortCells(cells meter.Cells) []cell {
 const hasKeySQL = "SELECT EXISTS (SELECT 1 FROM cell WHERE rollup = ? AND key = ?)"
 
 // admitReferences returns the cells that have a place: all of them while the rollup is far from its limit, which costs
-// nothing; near it, those whose keys exist or still have room, and one of event.Other with the rest.
-func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, error) {
+// nothing; near it, those whose keys exist or, in the order given, still have room, and one of event.Other with the rest.
+func (a *application) admitReferences(rs *rollupState, cells []cell, order func() []string) ([]cell, error) {
 	if rs.keys != unknownKeys && rs.keys+len(cells) <= store.MaxReferencesPerDay {
 		rs.keys += len(cells)
 		return cells, nil
@@ -82,7 +82,9 @@ func (a *application) admitReferences(rs *rollupState, cells []cell) ([]cell, er
 	}
 	admitted := make([]cell, 0, len(cells))
 	other, refused := cell{key: event.Other}, uint64(0)
-	for _, c := range cells {
+	for _, key := range order() {
+		at, _ := slices.BinarySearchFunc(cells, key, func(c cell, key string) int { return cmp.Compare(c.key, key) })
+		c := cells[at]
 		known := c.key == event.Other
 		if !known {
 			if err := a.row(hasKeySQL, []any{rs.id, c.key}, &known); err != nil {

@@ -85,7 +85,7 @@ func loadDay(w *writer, key dayKey) (*dayState, error) {
 // were refused.
 func (d *dayState) admit(delta *meter.DayDelta) (counts map[string]uint64, refused map[string]struct{}) {
 	counts = make(map[string]uint64, len(delta.Types))
-	for _, t := range sortedKeys(delta.Types) {
+	for _, t := range delta.OrderedTypes() {
 		if d.admitType(t) {
 			counts[t] += delta.Types[t]
 			continue

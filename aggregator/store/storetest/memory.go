@@ -114,7 +114,8 @@ func (p *memoryPartition) addDay(day event.Day, d *meter.DayDelta, overflow *sto
 		to = &meter.DayDelta{Types: make(map[string]uint64), Rollups: make(map[meter.Rollup]meter.Cells)}
 		p.days[day] = to
 	}
-	for t, n := range d.Types {
+	for _, t := range d.OrderedTypes() {
+		n := d.Types[t]
 		if !admits(to.Types, t, store.MaxTypesPerDay) {
 			overflow.Types += n
 			t = event.Other
@@ -122,13 +123,15 @@ func (p *memoryPartition) addDay(day event.Day, d *meter.DayDelta, overflow *sto
 		to.Types[t] = min(to.Types[t]+n, meter.MaxTotal)
 	}
 	for r, cells := range d.Rollups {
+		keys := d.OrderedKeys(r)
 		if _, ok := to.Types[r.Type]; r.Meter == "" && !ok {
 			r = meter.TypeRollup(event.Other)
 		}
 		if to.Rollups[r] == nil {
 			to.Rollups[r] = make(meter.Cells)
 		}
-		for key, n := range cells {
+		for _, key := range keys {
+			n := cells[key]
 			if r.Dim == meter.ByReference && !admits(to.Rollups[r], key, store.MaxReferencesPerDay) {
 				overflow.References++
 				key = event.Other
