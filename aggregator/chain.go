@@ -133,10 +133,13 @@ func (c *chain) apply(ctx context.Context, position uint64) error {
 	return c.send(ctx)
 }
 
+// claimCost is how many cells a claim counts for: ids arrive in random order, so each one takes the store a page of its own.
+const claimCost = 4
+
 // full says that the fold has as many cells as one Apply should take.
 func (c *chain) full() bool {
 	limit := c.p.a.cfg.Store.MaxCells()
-	return limit > 0 && c.folder.Cells() >= limit
+	return limit > 0 && c.folder.Cells()+claimCost*len(c.claims) >= limit
 }
 
 // judge journals verdicts.

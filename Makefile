@@ -1,0 +1,104 @@
+# `make` lists the targets. The comment behind two hashes is the line that it prints.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+GO ?= go
+
+# Data files of the tests on real input. The tests look here by themselves; named here to be overridden.
+USAGE_TESTDATA ?= $(abspath ../shared/data)
+export USAGE_TESTDATA
+
+# What --version and usaged_build_info say. The date is the commit's, so that a build can be repeated; a tree with changes
+# says so. Outside a git checkout it is left to the tool chain.
+VERSION_PKG := github.com/prometheus/common/version
+VERSION   ?= $(shell sed -n '/^\#\# /{s/^\#\# \([^ ]*\) \/ unreleased/\1-dev/;s/^\#\# \([^ ]*\).*/\1/;s/^\#\# //;p;q;}' CHANGELOG.md)
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)$(shell git status --porcelain 2>/dev/null | grep -q . && echo -modified)
+BRANCH    ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null)
+BUILDDATE ?= $(shell TZ=UTC0 git log -1 --date=format-local:%Y%m%d-%H:%M:%S --format=%cd 2>/dev/null)
+LDFLAGS    = -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Revision=$(REVISION) \
+             -X $(VERSION_PKG).Branch=$(BRANCH) -X $(VERSION_PKG).BuildDate=$(BUILDDATE)
+
+# The tools of lint and benchmarks have module files of their own, so that their dependencies are none of ours.
+GOLANGCI_LINT := $(GO) tool -modfile=tools/golangci-lint/go.mod golangci-lint
+BENCHSTAT     := $(GO) tool -modfile=tools/benchstat/go.mod benchstat
+
+# Packages whose tests are about goroutines. `make race RACE=./...` takes all.
+RACE     ?= ./aggregator/... ./api/... ./client/... ./exporter/...
+FUZZTIME ?= 30s
+BENCH    ?= .
+COUNT    ?= 6
+BASE     ?= HEAD
+DATA     ?= data
+LISTEN   ?= 127.0.0.1:8080
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/usaged and bin/usagectl, static, with their version
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/usaged ./cmd/usagectl
+
+.PHONY: run
+run: build ## build, say what to try, and run the daemon (DATA=data, LISTEN=127.0.0.1:8080)
+	@tools/hello $(DATA) $(LISTEN)
+	@exec bin/usaged --data.dir=$(DATA) --web.listen-address=$(LISTEN)
+
+.PHONY: test
+test: deps ## go vet and every test that is quick; gets on Debian what is missing
+	$(GO) vet ./...
+	$(GO) test -timeout 10m ./...
+
+.PHONY: deps
+deps: ## look for the programs that tests need, and install them where that is possible
+	@tools/deps
+
+.PHONY: race
+race: ## the tests of the concurrent packages under the race detector (RACE=./...)
+	$(GO) test -race -timeout 15m $(RACE)
+
+.PHONY: e2e
+e2e: deps ## the daemon's tests in full: 50 kills, all of the real data
+	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 30m -v ./cmd/usaged
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME=30s
+	@tools/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: build ## measure a daemon of its own with usagectl bench, then the Go benchmarks
+	@tools/bench
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: bench-diff
+bench-diff: ## Go benchmarks of the tree against BASE=HEAD (BENCH=., COUNT=6)
+	@GO='$(GO)' BENCHSTAT='$(BENCHSTAT)' tools/bench-diff '$(BASE)' '$(BENCH)' '$(COUNT)'
+
+.PHONY: fmt
+fmt: ## gofmt everything
+	gofmt -l -w $$(find . -name '*.go' -not -path './.git/*')
+
+.PHONY: lint
+lint: ## golangci-lint as pinned in tools/golangci-lint (the first build takes two minutes)
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: promcheck
+promcheck: build bin/promtool ## promtool check metrics on a running daemon's /metrics
+	@tools/promcheck
+
+# promtool belongs to the Prometheus that go.mod names. The tag leaves out the service discoveries, some of whose modules
+# do not resolve.
+bin/promtool: go.mod
+	GOBIN=$(CURDIR)/bin $(GO) install -tags remove_all_sd \
+	    github.com/prometheus/prometheus/cmd/promtool@$$($(GO) list -m -f '{{.Version}}' github.com/prometheus/prometheus)
+	@touch $@
+
+.PHONY: ci
+ci: ## exactly what CI runs
+	@.ci/run
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf bin
