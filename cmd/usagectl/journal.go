@@ -109,7 +109,7 @@ func (c *journalCommand) cat(ctx context.Context, s *session) (err error) {
 		return err
 	}
 	if missing > 0 {
-		return fmt.Errorf("%s events cannot be read; stop the daemon and run `usagectl journal repair %s`, or restore the journal from a backup",
+		return fmt.Errorf("%s events cannot be read: restore the journal from a backup or, where that has not been done yet, stop the daemon and run `usagectl journal repair %s`",
 			thousands(missing), c.dir)
 	}
 	return nil

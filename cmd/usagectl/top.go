@@ -29,7 +29,7 @@ func addTop(app *kingpin.Application, _ *session, commands map[string]command) {
 	cmd := app.Command("top", "Show the busiest users and event types, or the largest keys of a meter.")
 	cmd.Flag("days", "Today (UTC) and the days before it.").Default("1").IntVar(&c.days)
 	cmd.Flag("top", "How many of each.").Short('n').Default("10").IntVar(&c.n)
-	cmd.Flag("meter", "A meter instead: users, queries, dashboards, llm-tokens or one that the operator defined.").PlaceHolder("NAME").
+	cmd.Flag("meter", "A meter instead: users, queries, dashboards or llm-tokens.").PlaceHolder("NAME").
 		StringVar(&c.meter)
 	cmd.Flag("by", "The meter's dimension: user or reference; otherwise the one that the meter prefers.").EnumVar(&c.by, "user", "reference")
 	cmd.Flag("watch", "Show it again and again until interrupted.").Short('w').BoolVar(&c.watch)
