@@ -34,9 +34,6 @@ func GenerateTokens(dataDir string) (bool, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("look for tokens: %w", err)
 	}
-	if err := removeLeftovers(dataDir); err != nil {
-		return false, fmt.Errorf("remove what an earlier start left: %w", err)
-	}
 	var list bytes.Buffer
 	list.WriteString("# Who may call usaged. Only SHA-256 digests stand here: printf %s TOKEN | sha256sum\n" +
 		"# The tokens themselves are in the files beside this one; delete those that you have handed out.\n")
@@ -56,19 +53,6 @@ func GenerateTokens(dataDir string) (bool, error) {
 // TokenFile is where GenerateTokens leaves the token of a role.
 func TokenFile(dataDir string, role Role) string {
 	return filepath.Join(dataDir, role.String()+".token")
-}
-
-// removeLeftovers removes the temporary files of a GenerateTokens that was killed: they hold tokens, if useless ones.
-func removeLeftovers(dataDir string) error {
-	var errs []error
-	for _, name := range []string{"*.token", TokensFile} {
-		leftovers, err := fs.Glob(os.DirFS(dataDir), "."+name+".tmp-*")
-		errs = append(errs, err)
-		for _, leftover := range leftovers {
-			errs = append(errs, os.Remove(filepath.Join(dataDir, leftover)))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // tokenBytes is the randomness in a token: 200 bits, which base32 writes without padding.

@@ -124,7 +124,7 @@ func TestGenerateTokens(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	// What a killed first start leaves behind.
-	for name, data := range map[string]string{"admin.token": "stale", ".user.token.tmp-1": "usaged_user_half", ".tokens.yml.tmp-2": "- na"} {
+	for name, data := range map[string]string{"admin.token": "stale", "user.token.tmp": "usaged_user_half", "tokens.yml.tmp": "- na"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o644); err != nil {
 			t.Fatal(err)
 		}
