@@ -134,7 +134,7 @@ func (c *chain) apply(ctx context.Context, position uint64) error {
 }
 
 // claimCost is how many cells a claim counts for: ids arrive in random order, so each one takes the store a page of its own.
-const claimCost = 4
+const claimCost = 2
 
 // full says that the fold has as many cells as one Apply should take.
 func (c *chain) full() bool {
