@@ -37,6 +37,7 @@ type Reader struct {
 	cfg          ReaderConfig
 	cache        *cache
 	hits, misses *metrics.Counter
+	cold         chan struct{} // has an element where Warm should run
 }
 
 // ReaderConfig assembles a reader.
@@ -68,6 +69,7 @@ func NewReader(cfg ReaderConfig) *Reader {
 	r := &Reader{
 		cfg:    cfg,
 		cache:  newCache(),
+		cold:   make(chan struct{}, 1),
 		hits:   cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="hit"}`),
 		misses: cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="miss"}`),
 	}
@@ -132,12 +134,21 @@ func (r *Reader) Summary(ctx context.Context, w Window, q SummaryQuery) ([]TypeU
 	if err := r.fill(ctx, rollups, days, versions); err != nil {
 		return nil, err
 	}
+	sums := make([][]Total, len(types))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range types {
+		group.Go(func() (err error) {
+			sums[i], err = r.sum(groupCtx, rollups[i:i+1], days, versions)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
 	var summary []TypeUsers
 	for i, t := range types {
-		users, err := r.sum(ctx, rollups[i:i+1], days, versions)
-		if err != nil {
-			return nil, err
-		}
+		users := sums[i]
 		if q.UserID != "" {
 			users = slices.DeleteFunc(users, func(total Total) bool { return total.Key != q.UserID })
 		}
@@ -251,32 +262,62 @@ func (r *Reader) window(ctx context.Context, w Window) (days []event.Day, versio
 	return days, versions, slices.Sorted(maps.Keys(all)), nil
 }
 
-// fill reads what the cache lacks, on all cores.
+// coldDays is the number of days per rollup from which on it is quicker to let the store add them up than to read each.
+const coldDays = 4
+
+// fill reads what the cache lacks, on all cores. Where that is much it leaves it to Warm, and the sums to the store.
 func (r *Reader) fill(ctx context.Context, rollups []meter.Rollup, days []event.Day, versions []string) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
+	missing := r.missing(rollups, days, versions)
+	if len(missing) > coldDays*len(rollups) {
+		select {
+		case r.cold <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	return r.read(ctx, missing)
+}
+
+// place is one rollup of one day under a version.
+type place struct {
+	day     event.Day
+	version string
+	rollup  meter.Rollup
+}
+
+func (r *Reader) missing(rollups []meter.Rollup, days []event.Day, versions []string) []place {
+	var missing []place
 	for i, day := range days {
 		for _, rollup := range rollups {
-			if versions[i] == "" {
-				continue
-			}
-			if r.cache.has(day, versions[i], rollup) {
+			switch {
+			case versions[i] == "":
+			case r.cache.has(day, versions[i], rollup):
 				r.hits.Inc()
-				continue
+			default:
+				r.misses.Inc()
+				missing = append(missing, place{day, versions[i], rollup})
 			}
-			if r.cache.size() >= maxCacheBytes {
-				break
-			}
-			r.misses.Inc()
-			group.Go(func() error {
-				cells := &cellList{}
-				if err := r.cfg.Store.Sum(ctx, rollup, []event.Day{day}, cells.append); err != nil {
-					return err
-				}
-				r.cache.put(day, versions[i], rollup, cells)
-				return nil
-			})
 		}
+	}
+	return missing
+}
+
+// read reads rollups of days into the cache, while there is room.
+func (r *Reader) read(ctx context.Context, places []place) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for _, p := range places {
+		if r.cache.size() >= maxCacheBytes {
+			break
+		}
+		group.Go(func() error {
+			cells := &cellList{}
+			if err := r.cfg.Store.Sum(ctx, p.rollup, []event.Day{p.day}, cells.append); err != nil {
+				return err
+			}
+			r.cache.put(p.day, p.version, p.rollup, cells)
+			return nil
+		})
 	}
 	return group.Wait()
 }
@@ -319,7 +360,8 @@ func busiest(totals []Total, top int) []Total {
 	return totals
 }
 
-// Warm fills the cache with the whole retention window, and again after each midnight (UTC), until ctx ends.
+// Warm fills the cache with the whole retention window, again after each midnight (UTC), and whenever a question met
+// much that was missing, until ctx ends.
 func (r *Reader) Warm(ctx context.Context) {
 	for {
 		if err := r.warmOnce(ctx); err != nil && ctx.Err() == nil {
@@ -330,10 +372,12 @@ func (r *Reader) Warm(ctx context.Context) {
 		timer := time.NewTimer(midnight.Sub(now) + time.Minute) // by then the day before is nearly complete
 		select {
 		case <-timer.C:
+		case <-r.cold:
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
+		timer.Stop()
 	}
 }
 
@@ -355,5 +399,5 @@ func (r *Reader) warmOnce(ctx context.Context) error {
 			rollups = append(rollups, m.Rollups(meter.ByReference, nil)...)
 		}
 	}
-	return r.fill(ctx, rollups, days, versions)
+	return r.read(ctx, r.missing(rollups, days, versions))
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,6 +139,9 @@ func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
 		f.add(t, day, meter.TypeRollup("chat"), meter.Cells{"ann": 1})
 	}
 	r := newReader(st)
+	if err := r.WarmOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	read := func(want uint64, sums int64) {
 		t.Helper()
 		before := st.sums.Load()
@@ -157,7 +161,6 @@ func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
 		return version
 	}
 	before := v()
-	read(10, 10)
 	read(10, 0)
 	if v() != before {
 		t.Error("the version changed without an event")
@@ -167,6 +170,44 @@ func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
 		t.Error("the version did not change with a late event")
 	}
 	read(11, 1)
+}
+
+// A reader that has nothing yet lets the store add up, and warms itself for the next time.
+func TestColdAnswersAreRightAndWarmTheCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &counting{Memory: storetest.NewMemory(1)}
+		f, today := &filler{st: st}, event.DayOf(noon)
+		for day := today - 9; day <= today; day++ {
+			f.add(t, day, meter.TypeRollup("chat"), meter.Cells{"ann": 1})
+			f.add(t, day, meter.TypeRollup("sql_execution"), meter.Cells{"bob": 2})
+		}
+		r := newReader(st)
+		read := func() (sums int64) {
+			t.Helper()
+			before := st.sums.Load()
+			got, err := r.Summary(t.Context(), r.Window(10), aggregator.SummaryQuery{})
+			if err != nil || len(got) != 2 || got[0].Users[0].N != 10 || got[1].Users[0].N != 20 {
+				t.Fatalf("summary = %v, %v", got, err)
+			}
+			return st.sums.Load() - before
+		}
+		if n := read(); n != 2 {
+			t.Errorf("a cold answer took %d reads, want one per type", n)
+		}
+		go r.Warm(t.Context())
+		synctest.Wait()
+		if n := read(); n != 0 {
+			t.Errorf("a warm answer took %d reads", n)
+		}
+		for day := today - 9; day <= today; day++ { // a late import changes every day
+			f.add(t, day, meter.TypeRollup("chat"), meter.Cells{"ann": 0})
+		}
+		read() // and Warm begins beside it
+		synctest.Wait()
+		if n := read(); n != 0 {
+			t.Errorf("an answer after that took %d reads", n)
+		}
+	})
 }
 
 func TestReaderAgreesWithTheStoreWhateverIsCached(t *testing.T) {
@@ -219,7 +260,7 @@ func BenchmarkSummary(b *testing.B) {
 		}
 	}
 	r := newReader(st)
-	if _, err := r.Summary(b.Context(), r.Window(30), aggregator.SummaryQuery{}); err != nil { // fills the cache
+	if err := r.WarmOnce(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()

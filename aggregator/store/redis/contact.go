@@ -68,12 +68,13 @@ func (s *Store) contact(ctx context.Context) error {
 		s.contacted = true
 	case errors.Is(err, store.ErrIncompatible):
 		s.contacted = false
-	case contacted:
-		err = nil // the node of usage:meta is away, perhaps not that of the partition: the call will show
 	}
 	s.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		s.checkPolicy(ctx, now)
+	case contacted && s.target.mode == cluster && !errors.Is(err, store.ErrIncompatible):
+		return nil // the node of usage:meta is away, perhaps not that of the partition: the call will show
 	}
 	return err
 }

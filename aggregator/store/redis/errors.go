@@ -35,7 +35,7 @@ const (
 	Other        Class = "other"
 )
 
-// advice says for each class what to do. Where it ends with "goes on by itself", nothing has to be done.
+// advice says for each class what to do.
 var advice = map[Class]string{
 	Unreachable:  "check --redis.url, the network, and that Redis runs; usaged keeps events in its journal and goes on by itself",
 	Timeout:      "Redis did not answer in time; look at its SLOWLOG, CPU and network. usaged goes on by itself",
@@ -44,14 +44,15 @@ var advice = map[Class]string{
 	OutOfMemory:  "Redis has reached maxmemory: raise it, or lower --retention.days; keep maxmemory-policy noeviction",
 	NoReplicas:   "Redis has fewer good replicas than min-replicas-to-write: repair them or lower it",
 	SnapshotFail: "Redis could not save its data and refuses writes: look at its log and its disk",
-	WrongType:    "another program has written this key, or a person: rename or delete it, and its counts are rebuilt only if the whole partition's keys go",
+	WrongType: "another program or a person has put something else under a key of usaged: delete or rename it, and usaged goes on by itself; " +
+		"if counts stood there before, delete all keys of the partition (usage:{pN}:*), and they are rebuilt from the journal",
 	NoAuth:       "check user and password in --redis.url or --redis.password-file",
-	NoPermission: "give the user the commands and keys that docs/ lists for the ACL",
+	NoPermission: "the ACL user of usaged lacks a command or key: see the ACL in the operator's documentation",
 	ClusterDown:  "a part of the cluster has no master: repair it; usaged goes on by itself",
 	Resharding:   "the slot is being moved to another node; usaged goes on by itself",
 	Busy:         "a script blocks Redis; usaged goes on when it ends",
 	MaxClients:   "Redis has as many clients as maxclients allows: raise it",
-	Incompatible: "see above",
+	Incompatible: "", // such errors say it themselves
 	Other:        "look at the log of Redis",
 }
 
@@ -96,7 +97,11 @@ func (s *Store) fail(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, store.ErrIncompatible) {
+	if errors.Is(err, store.ErrIncompatible) {
+		s.metrics.errors[Incompatible].Inc()
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	class := classify(err)

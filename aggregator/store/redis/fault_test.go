@@ -359,9 +359,14 @@ func TestMeta(t *testing.T) {
 		t.Errorf("usage:meta has partitions %q, want 4", got)
 	}
 
-	other := openClosed(t, config(t, srv.URL(), 2))
+	otherCfg := config(t, srv.URL(), 2)
+	otherCfg.Metrics = vm.NewSet()
+	other := openClosed(t, otherCfg)
 	if _, err := other.Apply(t.Context(), batch(0, 1)); !errors.Is(err, store.ErrIncompatible) || !strings.Contains(err.Error(), "--redis.partitions=4") {
 		t.Errorf("with another number of partitions: %v, want ErrIncompatible", err)
+	}
+	if got := metric(otherCfg.Metrics, errorsMetric("incompatible")); got != "1" {
+		t.Errorf("%s incompatible errors, want 1", got)
 	}
 	if got := openClosed(t, config(t, srv.URL(), 0)).Partitions(); got != 4 {
 		t.Errorf("unconfigured, the store has %d partitions, want 4", got)

@@ -55,7 +55,7 @@ func Start(tb testing.TB, args ...string) *Server {
 func newServer(tb testing.TB) *Server {
 	tb.Helper()
 	requireServer(tb)
-	s := &Server{tb: tb, Dir: tb.TempDir(), Addr: "127.0.0.1:" + strconv.Itoa(freePort(tb))}
+	s := &Server{tb: tb, Dir: tb.TempDir(), Addr: FreeAddr(tb)}
 	tb.Cleanup(s.Kill)
 	return s
 }
@@ -71,6 +71,12 @@ func requireServer(tb testing.TB) {
 		tb.Fatal(message)
 	}
 	tb.Skip(message)
+}
+
+// FreeAddr returns an address on which nothing listens.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	return "127.0.0.1:" + strconv.Itoa(freePort(tb))
 }
 
 // freePort returns a port that is free, and so is the one 10,000 above, which a cluster's bus takes. Below the ports that
