@@ -47,8 +47,8 @@ var (
 	ErrIncompatible = errors.New("the store was made with another schema or number of partitions")
 )
 
-// Store is a set of rollups. All methods are safe for concurrent use. A method that returns an error may or may not have
-// taken effect; the caller repeats it, which is harmless.
+// Store is a set of rollups. All methods are safe for concurrent use. A method that returns an error may have taken effect, or
+// may still do so; the caller repeats it, which is harmless.
 type Store interface {
 	// Partitions returns the number of partitions, which never changes in the life of a store.
 	Partitions() int

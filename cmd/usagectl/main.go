@@ -1,5 +1,6 @@
 // Usagectl is the tool of usaged's operators and of the developers whose services send events: it sends, imports,
-// reads, measures, and looks into the journal of a daemon that is stopped.
+// reads, measures, examines the daemon with its data directory and its Redis, and looks into the journal of one that is
+// stopped.
 //
 // Exit codes: 0 done; 1 it failed, or something was refused; 2 the command line is wrong.
 package main
@@ -94,8 +95,8 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 			code = int(status)
 		}
 	}()
-	app := kingpin.New("usagectl", "Send usage events to usaged, import them from files, read the figures, measure the daemon and look into "+
-		"its journal.\n\nShell completion: eval \"$(usagectl --completion-script-bash)\", or -zsh.")
+	app := kingpin.New("usagectl", "Send usage events to usaged, import them from files, read the figures, measure and examine the daemon and "+
+		"look into its journal.\n\nShell completion: eval \"$(usagectl --completion-script-bash)\", or -zsh.")
 	app.Terminate(func(status int) { panic(exited(status)) })
 	app.UsageWriter(s.stdout)
 	app.ErrorWriter(s.stderr)
@@ -104,7 +105,7 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 	s.addFlags(app)
 	commands = map[string]command{}
 	for _, add := range []func(*kingpin.Application, *session, map[string]command){
-		addSend, addImport, addSummary, addTop, addLedger, addBench, addJournal, addVersion,
+		addSend, addImport, addSummary, addTop, addLedger, addProducers, addDoctor, addBench, addJournal, addVersion,
 	} {
 		add(app, s, commands)
 	}

@@ -44,19 +44,21 @@ type session struct {
 
 // addFlags defines the global flags. The environment gives their defaults.
 func (s *session) addFlags(app *kingpin.Application) {
-	env := func(name, fallback string) string {
-		if value := s.getenv(name); value != "" {
-			return value
-		}
-		return fallback
-	}
 	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL).").
-		PlaceHolder("URL").Default(env("USAGE_URL", "")).StringVar(&s.flagURL)
+		PlaceHolder("URL").Default(s.env("USAGE_URL", "")).StringVar(&s.flagURL)
 	app.Flag("token-file", "File that holds the bearer token; by default $USAGE_TOKEN, $USAGE_TOKEN_FILE, or the token that the daemon "+
 		"wrote into the data directory.").PlaceHolder("FILE").StringVar(&s.tokenFile)
 	app.Flag("data.dir", "The data directory of a daemon on this machine ($USAGE_DATA_DIR).").
-		Default(env("USAGE_DATA_DIR", "./data")).StringVar(&s.dataDir)
+		Default(s.env("USAGE_DATA_DIR", "./data")).StringVar(&s.dataDir)
 	app.Flag("output", "table for people, json for scripts.").Short('o').Default(outputTable).EnumVar(&s.output, outputTable, outputJSON)
+}
+
+// env is an environment variable, or what stands in for it where it is empty.
+func (s *session) env(name, fallback string) string {
+	if value := s.getenv(name); value != "" {
+		return value
+	}
+	return fallback
 }
 
 // check looks at the global flags.

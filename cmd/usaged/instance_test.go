@@ -30,6 +30,7 @@ type instance struct {
 	args  []string
 	env   []string
 	clock string // the file that moves the daemon's clock; empty: the real one
+	drop  func() // empties the store; nil: it is the embedded database
 	http  *http.Client
 
 	url string // since start
@@ -185,9 +186,13 @@ func (d *instance) wait() int {
 	return code
 }
 
-// dropDatabase deletes the embedded database of a daemon that is not running.
+// dropDatabase empties the store of a daemon that is not running.
 func (d *instance) dropDatabase() {
 	d.tb.Helper()
+	if d.drop != nil {
+		d.drop()
+		return
+	}
 	files, err := filepath.Glob(filepath.Join(d.dir, "usage.db*"))
 	if err != nil || len(files) == 0 {
 		d.tb.Fatalf("database files %v, %v; want some", files, err)

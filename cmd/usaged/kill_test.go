@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -36,16 +35,23 @@ func TestKill(t *testing.T) {
 	if full() {
 		kills = 50
 	}
+	testKill(t, newInstance(t), kills, 0)
+}
+
+// testKill kills a daemon that was never started. pace is the load's.
+func testKill(t *testing.T, d *instance, kills int, pace time.Duration) {
+	t.Helper()
 	n := seed(t)
 	rng := rand.New(rand.NewPCG(n, 0))
-	d := newInstance(t)
 	d.start()
-	l := startLoad(t, d, n, 1)
+	l := newLoad(t, d)
+	l.pace = pace
+	l.start(n, 1, modes)
 	w := startWatch(t, d, l)
 	for range kills {
 		switch rng.IntN(4) {
 		case 0: // just behind an acknowledgement
-			w.until(l, 1+rng.Int64N(400))
+			l.until(1 + rng.Int64N(400))
 		case 1: // in the next start
 			d.kill()
 			d.launch()
@@ -57,7 +63,7 @@ func TestKill(t *testing.T) {
 		d.start()
 		l.reach(d.url)
 	}
-	w.until(l, 200)
+	l.until(200)
 	l.stop()
 	w.stop()
 	f := d.figures(7)
@@ -83,10 +89,12 @@ func pass(d time.Duration) { <-time.After(d) }
 
 // watch looks at a daemon again and again, while it dies and comes back.
 type watch struct {
-	load  *load
-	admin string
-	quit  chan struct{}
-	done  sync.WaitGroup
+	load     *load
+	at       *target
+	interval time.Duration
+	admin    string
+	quit     chan struct{}
+	done     sync.WaitGroup
 
 	looks    int
 	counters map[string]uint64 // the highest seen
@@ -95,8 +103,15 @@ type watch struct {
 
 func startWatch(t testing.TB, d *instance, l *load) *watch {
 	t.Helper()
-	w := &watch{load: l, admin: d.token("admin"), quit: make(chan struct{}), counters: map[string]uint64{}}
-	w.done.Go(w.run)
+	return startWatchAt(t, d, l, l.targets[0], 10*time.Millisecond)
+}
+
+// startWatchAt watches the daemon that is a target of the load.
+func startWatchAt(t testing.TB, d *instance, l *load, at *target, interval time.Duration) *watch {
+	t.Helper()
+	w := &watch{load: l, at: at, interval: interval, admin: d.token("admin"), quit: make(chan struct{}), counters: map[string]uint64{}}
+	w.done.Go(func() { w.run(w.lookAtLedger) })
+	w.done.Go(func() { w.run(w.lookAtCounters) }) // they must not wait for the store
 	t.Cleanup(w.stop)
 	return w
 }
@@ -110,34 +125,21 @@ func (w *watch) stop() {
 	w.done.Wait()
 }
 
-// until waits for more acknowledged requests.
-func (w *watch) until(l *load, more int64) {
-	l.tb.Helper()
-	goal := l.requests.Load() + more
-	eventually(l.tb, "acknowledged requests", func() error {
-		if n := l.requests.Load(); n < goal {
-			return fmt.Errorf("%d, want %d", n, goal)
-		}
-		return nil
-	})
-}
-
-func (w *watch) run() {
-	tick := time.NewTicker(10 * time.Millisecond)
+func (w *watch) run(look func()) {
+	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-w.quit:
 			return
 		case <-tick.C:
-			w.lookAtLedger()
-			w.lookAtCounters()
+			look()
 		}
 	}
 }
 
 func (w *watch) lookAtLedger() {
-	acked := w.load.acked.Load()
+	acked := w.at.acked.Load()
 	body := w.get("/api/v1/usage/ledger")
 	if body == nil {
 		return
@@ -180,7 +182,7 @@ func (w *watch) lookAtCounters() {
 
 // get reads a path. It returns nil where the daemon is not there.
 func (w *watch) get(path string) []byte {
-	req, err := http.NewRequestWithContext(w.load.giveUp, http.MethodGet, *w.load.url.Load()+path, nil)
+	req, err := http.NewRequestWithContext(w.load.giveUp, http.MethodGet, *w.at.url.Load()+path, nil)
 	if err != nil {
 		panic(err)
 	}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,21 +18,53 @@ import (
 	"time"
 )
 
-// load is a group of senders that post to a daemon which may die at any moment, and keep the ledger against which it is
+// load is a group of senders that post to daemons which may die at any moment, and keep the ledger against which they are
 // judged. Every request has a user of its own, so that the summary tells how often it was counted.
 type load struct {
-	tb       testing.TB
-	http     *http.Client
-	url      atomic.Pointer[string]
-	producer string
-	senders  []*sender
-	types    []string
+	tb      testing.TB
+	http    *http.Client
+	targets []*target
+	senders []*sender
+	types   []string
+	pace    time.Duration // between the requests of a sender; 0: none
 
-	acked    atomic.Int64 // events in requests that were answered 202, at least
 	requests atomic.Int64 // that were answered 202
+	times    times
 	stopping atomic.Bool
 	giveUp   context.Context
 	done     sync.WaitGroup
+}
+
+// target is a daemon that the senders post to. With several, each try goes to one of them.
+type target struct {
+	producer string // the token
+	url      atomic.Pointer[string]
+	acked    atomic.Int64 // events in requests that it answered 202
+}
+
+// reach tells the senders where the daemon is now.
+func (t *target) reach(url string) { t.url.Store(&url) }
+
+// times are how long requests took that were answered 202.
+type times struct {
+	mu   sync.Mutex
+	took []time.Duration
+}
+
+func (t *times) add(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.took = append(t.took, d)
+}
+
+// take returns the times since the last call, in order of size.
+func (t *times) take() []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	took := t.took
+	t.took = nil
+	slices.Sort(took)
+	return took
 }
 
 // sent is the ledger's line about one request, which may have been sent several times.
@@ -59,6 +94,7 @@ type mode struct {
 	retry  bool // until an answer comes
 	gzip   bool
 	resend bool // now and then a request that was accepted already
+	both   bool // to every daemon at the same time
 	bad    bool // must be refused
 }
 
@@ -76,21 +112,24 @@ var modes = []mode{
 // startLoad starts one sender of each mode, times n.
 func startLoad(t testing.TB, d *instance, seed uint64, n int) *load {
 	t.Helper()
+	l := newLoad(t, d)
+	l.start(seed, n, modes)
+	return l
+}
+
+// newLoad returns a load that is not started yet.
+func newLoad(t testing.TB, daemons ...*instance) *load {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	l := &load{
-		tb: t, http: &http.Client{Transport: transport, Timeout: patience}, producer: d.token("producer"), giveUp: ctx,
+		tb: t, http: &http.Client{Transport: transport, Timeout: patience}, giveUp: ctx,
 		types: []string{"sql_execution", "load a", "load b", "load c", "load d"},
 	}
-	l.reach(d.url)
-	for i := range n {
-		for k, m := range modes {
-			s := &sender{
-				name: fmt.Sprintf("%s-%d", m.name, i), mode: m, load: l, rng: rand.New(rand.NewPCG(seed, uint64(i*len(modes)+k))),
-			}
-			l.senders = append(l.senders, s)
-			l.done.Go(s.run)
-		}
+	for _, d := range daemons {
+		to := &target{producer: d.token("producer")}
+		to.reach(d.url)
+		l.targets = append(l.targets, to)
 	}
 	t.Cleanup(func() {
 		cancel()
@@ -100,8 +139,21 @@ func startLoad(t testing.TB, d *instance, seed uint64, n int) *load {
 	return l
 }
 
-// reach tells the senders where the daemon is now.
-func (l *load) reach(url string) { l.url.Store(&url) }
+// start starts n senders of each mode. After a stop it starts further ones.
+func (l *load) start(seed uint64, n int, modes []mode) {
+	l.stopping.Store(false)
+	for range n {
+		for _, m := range modes {
+			i := len(l.senders)
+			s := &sender{name: fmt.Sprintf("%s-%d", m.name, i), mode: m, load: l, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+			l.senders = append(l.senders, s)
+			l.done.Go(s.run)
+		}
+	}
+}
+
+// reach tells the senders where the only daemon is now.
+func (l *load) reach(url string) { l.targets[0].reach(url) }
 
 // stop lets every sender finish what it is about, and waits.
 func (l *load) stop() {
@@ -109,7 +161,21 @@ func (l *load) stop() {
 	l.done.Wait()
 }
 
+// until waits for more acknowledged requests.
+func (l *load) until(more int64) {
+	l.tb.Helper()
+	goal := l.requests.Load() + more
+	eventually(l.tb, "acknowledged requests", func() error {
+		if n := l.requests.Load(); n < goal {
+			return fmt.Errorf("%d, want %d", n, goal)
+		}
+		return nil
+	})
+}
+
 func (s *sender) run() {
+	pace := time.NewTicker(cmp.Or(s.load.pace, time.Hour))
+	defer pace.Stop()
 	var body []byte
 	var last *sent
 	for !s.load.stopping.Load() && s.load.giveUp.Err() == nil {
@@ -117,7 +183,28 @@ func (s *sender) run() {
 			last, body = s.next()
 			s.records = append(s.records, last)
 		}
-		s.send(last, body)
+		if s.mode.both {
+			s.sendToAll(last, body)
+		} else {
+			s.send(last, body, func() *target { return s.load.targets[s.rng.IntN(len(s.load.targets))] })
+		}
+		if s.load.pace > 0 {
+			<-pace.C
+		}
+	}
+}
+
+// sendToAll sends one request to every daemon at the same time.
+func (s *sender) sendToAll(r *sent, body []byte) {
+	tries := make([]sent, len(s.load.targets))
+	var group sync.WaitGroup
+	for i, to := range s.load.targets {
+		tries[i] = sent{events: r.events, ids: r.ids}
+		group.Go(func() { s.send(&tries[i], body, func() *target { return to }) })
+	}
+	group.Wait()
+	for _, t := range tries {
+		r.acked, r.refused, r.unknown = r.acked+t.acked, r.refused+t.refused, r.unknown+t.unknown
 	}
 }
 
@@ -162,17 +249,16 @@ func (s *sender) next() (*sent, []byte) {
 }
 
 // send tries until there is an answer that lasts, or once where the mode does not retry.
-func (s *sender) send(r *sent, body []byte) {
+func (s *sender) send(r *sent, body []byte, choose func() *target) {
 	tick := time.NewTicker(3 * time.Millisecond)
 	defer tick.Stop()
 	for s.load.giveUp.Err() == nil {
-		status := s.try(body)
+		to := choose()
+		status := s.try(to, body)
 		switch {
 		case status == http.StatusAccepted:
 			r.acked++
-			if r.acked == 1 || !r.ids {
-				s.load.acked.Add(int64(r.events))
-			}
+			to.acked.Add(int64(r.events))
 			s.load.requests.Add(1)
 			return
 		case status == 0:
@@ -194,12 +280,12 @@ func (s *sender) send(r *sent, body []byte) {
 }
 
 // try sends once and returns the status, 0 where none came.
-func (s *sender) try(body []byte) int {
-	req, err := http.NewRequestWithContext(s.load.giveUp, http.MethodPost, *s.load.url.Load()+eventsPath, bytes.NewReader(body))
+func (s *sender) try(to *target, body []byte) int {
+	req, err := http.NewRequestWithContext(s.load.giveUp, http.MethodPost, *to.url.Load()+eventsPath, bytes.NewReader(body))
 	if err != nil {
 		panic(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+s.load.producer)
+	req.Header.Set("Authorization", "Bearer "+to.producer)
 	switch {
 	case s.mode.events == 0 || s.mode.array:
 		req.Header.Set("Content-Type", "application/json")
@@ -209,23 +295,35 @@ func (s *sender) try(body []byte) int {
 	if s.mode.gzip {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
+	began := time.Now()
 	resp, err := s.load.http.Do(req)
 	if err != nil {
 		return 0
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body) // the status is the promise
+	if resp.StatusCode == http.StatusAccepted {
+		s.load.times.add(time.Since(began))
+	}
 	return resp.StatusCode
 }
 
-// judge compares the ledger of the senders with what the daemon has counted, when the senders have stopped.
+// judge compares the ledger of the senders with what the daemons have counted, when the senders have stopped.
 func (l *load) judge(f *figures) {
 	l.tb.Helper()
+	if err := l.difference(f); err != nil {
+		l.tb.Error(err)
+	}
+}
+
+// difference returns an error where the ledger of the senders and the figures are not the same.
+func (l *load) difference(f *figures) error {
 	known := map[string]*sent{}
+	var errs []error
 	for _, s := range l.senders {
 		for _, r := range s.records {
 			known[r.user] = r
-			l.judgeRequest(r, f.Summary[r.eventType][r.user])
+			errs = append(errs, r.judge(f.Summary[r.eventType][r.user]))
 		}
 	}
 	counted := map[string]uint64{}
@@ -233,29 +331,37 @@ func (l *load) judge(f *figures) {
 		for user, n := range users {
 			counted[eventType] += n
 			if r := known[user]; r == nil || r.eventType != eventType {
-				l.tb.Errorf("%d events of type %q and user %q were counted and never sent", n, eventType, user)
+				errs = append(errs, fmt.Errorf("%d events of type %q and user %q were counted and never sent", n, eventType, user))
 			}
 		}
 	}
 	for eventType, n := range counted {
 		if got := f.Ledger.Types[eventType].Counted; got != n {
-			l.tb.Errorf("type %q: counted %d in the ledger, %d in the summary", eventType, got, n)
+			errs = append(errs, fmt.Errorf("type %q: counted %d in the ledger, %d in the summary", eventType, got, n))
 		}
 		if got := f.Counters[eventType]; got != n {
-			l.tb.Errorf("usage_events_total of type %q is %d, the summary has %d", eventType, got, n)
+			errs = append(errs, fmt.Errorf("usage_events_total of type %q is %d, the summary has %d", eventType, got, n))
 		}
 	}
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if more := len(errs) - maxDifferences; more > 0 {
+		errs = append(errs[:maxDifferences], fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(errs...)
 }
 
-// judgeRequest says whether a request was counted as often as its answers promise.
-func (l *load) judgeRequest(r *sent, counted uint64) {
-	l.tb.Helper()
+// maxDifferences is how many are worth to be read.
+const maxDifferences = 20
+
+// judge returns an error where a request was not counted as often as its answers promise.
+func (r *sent) judge(counted uint64) error {
 	n := uint64(r.events)
 	least, most := n*uint64(r.acked), n*uint64(r.acked+r.unknown)
 	if r.ids {
 		least, most = min(least, n), min(most, n)
 	}
 	if counted < least || counted > most || counted%n != 0 {
-		l.tb.Errorf("user %q: %d events counted, want %d to %d in whole batches of %d (%+v)", r.user, counted, least, most, n, *r)
+		return fmt.Errorf("user %q: %d events counted, want %d to %d in whole batches of %d (%+v)", r.user, counted, least, most, n, *r)
 	}
+	return nil
 }

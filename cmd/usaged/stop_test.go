@@ -20,7 +20,7 @@ func TestStop(t *testing.T) {
 	address := strings.TrimPrefix(d.url, "http://")
 	l := startLoad(t, d, seed(t), 1)
 	w := startWatch(t, d, l)
-	w.until(l, 100)
+	l.until(100)
 	inFlight := startRequest(t, d)
 	d.signal(syscall.SIGTERM)
 	eventually(t, "not ready", func() error {
