@@ -62,6 +62,7 @@ type applier struct {
 	segment   int             // of the last record folded
 	endAtOpen uint64          // the journal's end when it was opened
 
+	full     bool   // the last fold ended although there was more
 	lost     bool   // damage was found since the last recount
 	verdicts seqSet // the duplicates that are known behind the chain that is furthest behind
 
@@ -105,7 +106,7 @@ func (p *applier) run(ctx context.Context) {
 			p.sleep(ctx, wait)
 		default:
 			retry.reset()
-			if p.a.journal.End()-p.position < maxFoldEvents {
+			if !p.full {
 				p.wait(ctx, stretch(n)-time.Since(began))
 			}
 		}
@@ -220,6 +221,7 @@ func (p *applier) sleep(ctx context.Context, d time.Duration) {
 
 // fold reads what is new, at most to the end of a segment, and applies it. It returns the number of events read.
 func (p *applier) fold(ctx context.Context) (int, error) {
+	p.full = false
 	if !p.begin() {
 		return 0, nil
 	}
@@ -231,7 +233,7 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 		p.reader, p.held = r, nil
 	}
 	n, position := 0, p.position
-	for n < maxFoldEvents {
+	for {
 		end := p.a.journal.End()
 		rec, err := p.next()
 		if errors.Is(err, io.EOF) {
@@ -243,7 +245,7 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 			return n, fmt.Errorf("read journal: %w", err)
 		}
 		if rec.Segment != p.segment && p.segment >= 0 && n > 0 {
-			p.held = rec // the end of a segment is where checkpoints are made
+			p.held, p.full = rec, true // the end of a segment is where checkpoints are made
 			break
 		}
 		p.segment = rec.Segment
@@ -257,7 +259,8 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 		p.foldRecord(rec)
 		n += rec.N
 		position = max(position, rec.First+uint64(rec.N)-1)
-		if slices.ContainsFunc(p.chains, (*chain).full) {
+		p.full = n >= maxFoldEvents || slices.ContainsFunc(p.chains, (*chain).full)
+		if p.full {
 			break
 		}
 	}
