@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/itchyny/gojq"
 	"go.yaml.in/yaml/v3"
+
+	"usaged/aggregator/store/redis"
 )
 
 const readme = "../README.md"
@@ -357,6 +359,9 @@ func TestErrorCodes(t *testing.T) {
 func TestMetricsExist(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
+	for name := range redis.Help() { // the daemon of the golden file has none
+		known[name] = true
+	}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(read(t, "../cmd/usaged/testdata/metrics.golden"), -1) {
 		known[m[1]] = true
 	}
@@ -365,6 +370,36 @@ func TestMetricsExist(t *testing.T) {
 			if !known[name] {
 				t.Errorf("%s mentions %s, which /metrics does not have", page, name)
 			}
+		}
+	}
+}
+
+// TestRedisPage compares what redis.md quotes from the code: the rules of the Redis user, and the log.
+func TestRedisPage(t *testing.T) {
+	t.Parallel()
+	page := read(t, "redis.md")
+	for _, rules := range [][]string{redis.ACL(), redis.InspectorACL()} {
+		if want := strings.Join(rules, " ") + "\n```"; !strings.Contains(page, want) {
+			t.Errorf("redis.md does not have the rules %s", want)
+		}
+	}
+	var code strings.Builder
+	for _, pattern := range []string{"../aggregator/*.go", "../aggregator/store/redis/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			code.WriteString(read(t, file))
+		}
+	}
+	messages := regexp.MustCompile(`msg="([^"]+)"`).FindAllStringSubmatch(page, -1)
+	if len(messages) == 0 {
+		t.Error("redis.md quotes no log")
+	}
+	for _, m := range messages {
+		if !strings.Contains(code.String(), `("`+m[1]+`"`) {
+			t.Errorf("redis.md quotes %q, which nobody logs", m[1])
 		}
 	}
 }

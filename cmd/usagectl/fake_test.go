@@ -45,7 +45,8 @@ type fakeDaemon struct {
 	counted  map[string]bool // user and id
 	faults   func(request int) (status int, retryAfter string)
 	maxBody  int
-	skew     int // accepted events that the ledger forgets
+	skew     int    // accepted events that the ledger forgets
+	metrics  string // more of them
 }
 
 func newFakeDaemon(t testing.TB) *fakeDaemon {
@@ -53,12 +54,16 @@ func newFakeDaemon(t testing.TB) *fakeDaemon {
 	d := &fakeDaemon{retention: 30, now: func() time.Time { return fakeNow }, counted: map[string]bool{}, maxBody: 8 << 20}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /-/healthy", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /-/ready", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /api/v1/usage/events", d.post)
 	mux.HandleFunc("GET /api/v1/usage/summary", d.admin(d.summary))
 	mux.HandleFunc("GET /api/v1/usage/users", d.admin(d.users))
 	mux.HandleFunc("GET /api/v1/usage/daily", d.admin(d.daily))
 	mux.HandleFunc("GET /api/v1/usage/ledger", d.admin(d.ledger))
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		fmt.Fprint(w, d.metrics)
 		fmt.Fprintln(w, "# HELP process_cpu_seconds_total Time.\nprocess_cpu_seconds_total 1.5\nprocess_resident_memory_bytes 5e+07")
 	})
 	d.Server = httptest.NewServer(mux)
@@ -272,6 +277,7 @@ func writeFile(t testing.TB, path, text string) string {
 type tool struct {
 	stdin          string
 	env            map[string]string
+	now            func() time.Time // nil: always fakeNow
 	stdout, stderr bytes.Buffer
 }
 
@@ -284,12 +290,16 @@ func (tl *tool) runContext(ctx context.Context, t testing.TB, args ...string) in
 	t.Helper()
 	tl.stdout.Reset()
 	tl.stderr.Reset()
+	now := tl.now
+	if now == nil {
+		now = func() time.Time { return fakeNow }
+	}
 	code := run(ctx, args, &process{
 		stdin:  strings.NewReader(tl.stdin),
 		stdout: &tl.stdout,
 		stderr: &tl.stderr,
 		getenv: func(name string) string { return tl.env[name] },
-		now:    func() time.Time { return fakeNow },
+		now:    now,
 	})
 	t.Logf("usagectl %s\nexit %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), strconv.Itoa(code), &tl.stdout, &tl.stderr)
 	return code

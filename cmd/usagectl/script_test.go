@@ -13,6 +13,7 @@ import (
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/store/redis/redistest"
 )
 
 func TestMain(m *testing.M) {
@@ -42,7 +43,12 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"journal": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeJournal(ts.MkAbs(args[0]))) },
-			"damage":  func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(damage(ts.MkAbs(args[0]))) },
+			"redis": func(ts *testscript.TestScript, _ bool, args []string) {
+				srv := redistest.Start(t, args...)
+				counted(t, srv.URL(), "p1", 6)
+				ts.Setenv("REDIS", srv.URL())
+			},
+			"damage": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(damage(ts.MkAbs(args[0]))) },
 		},
 	})
 }
