@@ -57,6 +57,9 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 	if id.Version != identityVersion {
 		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", id.path, id.Version)
 	}
+	if id.Session == 0 { // nothing has ever been applied, so it is not bound to a number of partitions yet
+		id.Producers[0].From = make([]uint64, partitions)
+	}
 	for _, p := range id.Producers {
 		if len(p.From) != partitions {
 			return nil, fmt.Errorf("%s was made for %d partitions and the store has %d: start with the store this data directory was used with",
@@ -64,6 +67,23 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 		}
 	}
 	return id, nil
+}
+
+// Partitions returns the number of partitions that the store had with which a data directory was used, 0 where it has not
+// been used with any yet.
+func Partitions(dir string) (int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "producer.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var id identity
+	if err := json.Unmarshal(data, &id); err != nil || len(id.Producers) == 0 || id.Session == 0 {
+		return 0, nil // openIdentity says what is wrong
+	}
+	return len(id.Producers[0].From), nil
 }
 
 func (id *identity) save() error {

@@ -52,7 +52,7 @@ type accounts struct {
 	damaged, surplus uint64
 	// known says that the store's totals have been read. recounting says that pending is being counted anew.
 	known, recounting bool
-	since             uint64                    // events committed since recounting began
+	since, before     uint64                    // events committed since recounting began, and events pending before it did
 	totals            map[totalsOf]meter.Totals // copies
 }
 
@@ -129,6 +129,9 @@ func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
 func (a *accounts) recount() (through uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.recounting {
+		a.before = sumOf(a.pending)
+	}
 	a.recounting = true
 	a.pending, a.since = counts{}, 0
 	return a.end
@@ -289,10 +292,18 @@ func (a *Aggregator) committed(first uint64, b journal.Batch) {
 	a.accounts.commit(first, batch.Types, batch.N)
 }
 
-func (a *accounts) pendingEvents() (sum uint64) {
+// pendingEvents returns the number of events that are pending. While they are being counted anew it is that of before.
+func (a *accounts) pendingEvents() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, n := range a.pending {
+	if a.recounting {
+		return a.before + a.since
+	}
+	return sumOf(a.pending)
+}
+
+func sumOf(c counts) (sum uint64) {
+	for _, n := range c {
 		sum += n
 	}
 	return sum

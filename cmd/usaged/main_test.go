@@ -17,7 +17,7 @@ import (
 // carries the race detector where the tests do, and takes its clock from a file. The tools, and the daemon that scripts
 // use, are built as users build them.
 //
-//	USAGE_TEST_FULL=1   the long variants: 50 kills, a body that times out
+//	USAGE_TEST_FULL=1   the long variants: 50 kills, minutes without Redis, a body that times out
 //	USAGE_TEST_SEED=7   the moments of the kills
 //	USAGE_TESTDATA=DIR  the real data, by default ../shared/data beside the repository
 const (

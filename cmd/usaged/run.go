@@ -174,6 +174,12 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 	}
 	cfg := d.cfg.redis
 	cfg.Retention, cfg.Now, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.now, log, d.set
+	if cfg.Partitions == 0 { // Redis may be away
+		var err error
+		if cfg.Partitions, err = aggregator.Partitions(d.cfg.dataDir); err != nil {
+			return nil, fmt.Errorf("open data directory: %w", err)
+		}
+	}
 	return redis.Open(ctx, cfg)
 }
 
