@@ -41,8 +41,7 @@ const identityVersion = 1
 
 // openIdentity reads the file, or makes it for a journal that is new.
 func openIdentity(dir, journalID string, partitions int) (*identity, error) {
-	id := &identity{path: filepath.Join(dir, "producer.json")}
-	data, err := os.ReadFile(id.path)
+	id, err := readIdentity(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		id.Version = identityVersion
 		id.Producers = []producerSpan{{ID: journalID, From: make([]uint64, partitions)}}
@@ -50,12 +49,6 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	if err := json.Unmarshal(data, id); err != nil || len(id.Producers) == 0 {
-		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup", id.path, err)
-	}
-	if id.Version != identityVersion {
-		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", id.path, id.Version)
 	}
 	if id.Session == 0 { // nothing has ever been applied, so it is not bound to a number of partitions yet
 		id.Producers[0].From = make([]uint64, partitions)
@@ -69,21 +62,36 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 	return id, nil
 }
 
+// readIdentity reads the file. Where there is none the error is os.ErrNotExist and the identity empty.
+func readIdentity(dir string) (*identity, error) {
+	id := &identity{path: filepath.Join(dir, "producer.json")}
+	data, err := os.ReadFile(id.path)
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(data, id); err != nil || len(id.Producers) == 0 {
+		return id, fmt.Errorf("%s is damaged (%v): restore it from a backup", id.path, err)
+	}
+	if id.Version != identityVersion {
+		return id, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", id.path, id.Version)
+	}
+	return id, nil
+}
+
 // Partitions returns the number of partitions that the store had with which a data directory was used, 0 where it has not
 // been used with any yet.
 func Partitions(dir string) (int, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "producer.json"))
+	id, err := readIdentity(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	var id identity
-	if err := json.Unmarshal(data, &id); err != nil || len(id.Producers) == 0 || id.Session == 0 {
-		return 0, nil // openIdentity says what is wrong
+	if id.Session == 0 {
+		return 0, nil
 	}
-	return len(id.Producers[0].From), nil
+	return len(id.last().From), nil
 }
 
 func (id *identity) save() error {
