@@ -280,17 +280,28 @@ func (p *applier) next() (*journal.Record, error) {
 
 // foldRecord hands the events of a record to the chains of their users.
 func (p *applier) foldRecord(rec *journal.Record) {
+	p.each(rec, p.position, allEvents, func(seq uint64, v *event.View, user userInfo) {
+		if c := p.chains[user.partition]; c.folding && seq > c.position {
+			c.add(seq, v, user.name)
+		}
+	})
+}
+
+// allEvents is a number behind every event.
+const allEvents = ^uint64(0)
+
+// each calls f for the events of a record that lie behind after, up to and including through, and were not blanked.
+func (p *applier) each(rec *journal.Record, after, through uint64, f func(seq uint64, v *event.View, user userInfo)) {
 	var v event.View
 	for seq, entry := range rec.Each {
-		if seq <= p.position {
+		if seq <= after {
 			continue
 		}
-		user, ok := p.view(seq, entry, &v)
-		if !ok {
-			continue
+		if seq > through {
+			return
 		}
-		if c := p.chains[user.partition]; c.folding && seq > c.position {
-			c.add(seq, &v, user.name)
+		if user, ok := p.view(seq, entry, &v); ok {
+			f(seq, &v, user)
 		}
 	}
 }

@@ -124,12 +124,12 @@ func (c *cache) has(day event.Day, version string, rollup meter.Rollup) bool {
 	return ok
 }
 
-// put packs the cells of a rollup. It returns false where there is no room.
-func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *cellList) bool {
+// put packs the cells of a rollup, and does nothing where there is no room.
+func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *cellList) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bytes >= maxCacheBytes {
-		return false
+		return
 	}
 	numbered := make([]numberedCell, 0, len(cells.totals))
 	for i, total := range cells.totals {
@@ -156,7 +156,6 @@ func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *c
 	d.rollups[rollup] = slices.Clip(buf)
 	d.bytes += len(buf)
 	c.bytes += len(buf)
-	return true
 }
 
 type numberedCell struct {

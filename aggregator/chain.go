@@ -245,16 +245,12 @@ func (c *chain) read(target uint64) (uint64, error) {
 		if rec.Note != nil {
 			return true
 		}
-		var v event.View
-		for seq, entry := range rec.Each {
-			if seq <= c.position || seq > target {
-				continue
-			}
-			if user, ok := c.p.view(seq, entry, &v); ok && user.partition == c.partition {
-				c.add(seq, &v, user.name)
+		c.p.each(rec, c.position, target, func(seq uint64, v *event.View, user userInfo) {
+			if user.partition == c.partition {
+				c.add(seq, v, user.name)
 				n++
 			}
-		}
+		})
 		position = max(position, min(target, rec.First+uint64(rec.N)-1))
 		return position < target && n < maxFoldEvents && !c.full()
 	})

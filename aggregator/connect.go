@@ -194,15 +194,11 @@ func (p *applier) recount() error {
 			failure = decodeVerdict(rec.Note, &p.verdicts)
 			return failure == nil
 		}
-		var v event.View
-		for seq, entry := range rec.Each {
-			if seq > through {
-				break
-			}
-			if user, ok := p.view(seq, entry, &v); ok && seq > p.chains[user.partition].position {
+		p.each(rec, least, through, func(seq uint64, v *event.View, user userInfo) {
+			if seq > p.chains[user.partition].position {
 				pending[string(v.Type)]++
 			}
-		}
+		})
 		return true
 	})
 	p.mu.Lock()
@@ -225,15 +221,9 @@ func (p *applier) recoverAccepted() error {
 		p.a.accounts.gap(r)
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
-		var v event.View
-		for seq, entry := range rec.Each {
-			if seq <= cp.Seq {
-				continue
-			}
-			if _, ok := p.view(seq, entry, &v); ok {
-				cp.Accepted.add(string(v.Type), 1)
-			}
-		}
+		p.each(rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
+			cp.Accepted.add(string(v.Type), 1)
+		})
 		return true
 	})
 	p.a.accounts.restore(cp.Accepted, p.a.journal.End())

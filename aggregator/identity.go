@@ -108,7 +108,7 @@ func (id *identity) last() *producerSpan { return &id.Producers[len(id.Producers
 // until returns where a producer's events in a partition end.
 func (id *identity) until(producer, partition int) uint64 {
 	if producer+1 == len(id.Producers) {
-		return ^uint64(0)
+		return allEvents
 	}
 	return id.Producers[producer+1].From[partition]
 }

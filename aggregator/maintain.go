@@ -124,15 +124,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 		if rec.Gap > 0 {
 			cp.Damaged = append(cp.Damaged, run{rec.First - rec.Gap, rec.First - 1})
 		}
-		var v event.View
-		for seq, entry := range rec.Each {
-			if seq <= base.Seq || seq > seg.Last {
-				continue
-			}
-			user, ok := p.view(seq, entry, &v)
-			if !ok {
-				continue
-			}
+		p.each(rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
 			family := meter.FamilyEvents
 			if verdicts.has(seq) {
@@ -143,7 +135,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 				increments[of] = meter.Totals{}
 			}
 			increments[of][meter.Series{Family: family, A: string(v.Type)}]++
-		}
+		})
 		return rec.First+uint64(rec.N) <= seg.Last
 	})
 	for of, n := range increments {
