@@ -26,7 +26,7 @@ BENCHSTAT     := $(GO) tool -modfile=tools/benchstat/go.mod benchstat
 
 # Packages whose tests are about goroutines. `make race RACE=./...` takes all.
 RACE     ?= ./aggregator/... ./api/... ./client/... ./exporter/...
-FUZZTIME ?= 30s
+FUZZTIME ?= 50000x
 BENCH    ?= .
 COUNT    ?= 6
 BASE     ?= HEAD
@@ -64,7 +64,7 @@ e2e: deps ## the daemon's tests in full: 50 kills, all of the real data
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 30m -v ./cmd/usaged
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME=30s
+fuzz: ## each fuzz target on FUZZTIME=50000x inputs
 	@tools/fuzz $(FUZZTIME)
 
 .PHONY: bench
