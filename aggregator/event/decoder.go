@@ -49,6 +49,8 @@ type Batch struct {
 	Entries []byte
 	// Types counts the events per type, in the order of their first appearance.
 	Types []TypeCount
+	// AcceptedAt is when they were accepted.
+	AcceptedAt time.Time
 }
 
 // TypeCount is a number of events of one type.
@@ -126,7 +128,7 @@ func (d *Decoder) reset(origin Origin) {
 	d.accepted = uint64(origin.AcceptedAt.UnixMilli())
 	d.latest = origin.AcceptedAt.Add(MaxFuture)
 	d.faults = Faults{List: d.faults.List[:0]}
-	d.batch = Batch{Entries: d.batch.Entries[:0], Types: d.batch.Types[:0]}
+	d.batch = Batch{Entries: d.batch.Entries[:0], Types: d.batch.Types[:0], AcceptedAt: origin.AcceptedAt}
 	d.line = -1
 	for _, i := range d.touched {
 		d.counts[i].N = 0

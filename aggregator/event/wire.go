@@ -1,13 +1,10 @@
 package event
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"iter"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // An encoded event, as the journal keeps it. Strings are a uvarint length and bytes.
@@ -133,13 +130,7 @@ func (v *View) Event(producer string, seq uint64) Event {
 // ServerID returns the id of an event that was sent without one: a UUIDv7 (RFC 9562) of the time of acceptance whose
 // other 74 bits are a hash of the producer and the sequence number. The same event has the same id on every reading.
 func ServerID(producer string, seq uint64, acceptedAt time.Time) string {
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(producer), seq))
-	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[:8], uint64(acceptedAt.UnixMilli())<<16)
-	copy(id[6:], sum[:10])
-	id[6] = id[6]&0x0f | 0x70 // version 7
-	id[8] = id[8]&0x3f | 0x80 // the variant of RFC 9562
-	return id.String()
+	return string(appendServerID(nil, producer, seq, acceptedAt.UnixMilli()))
 }
 
 func appendBytes(dst, b []byte) []byte {
