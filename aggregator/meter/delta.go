@@ -20,7 +20,7 @@ const (
 )
 
 // Rollup names one table of sums that is kept per day: key → total. Either Type is set (the events of this type, by
-// user), or Meter and Dim are.
+// user), or Meter, which is a meter's Key, and Dim are.
 type Rollup struct {
 	Type  string
 	Meter string
@@ -30,8 +30,8 @@ type Rollup struct {
 // TypeRollup is the rollup that counts the events of one type by user.
 func TypeRollup(eventType string) Rollup { return Rollup{Type: eventType} }
 
-// MeterRollup is the rollup of one dimension of a meter.
-func MeterRollup(name string, dim Dim) Rollup { return Rollup{Meter: name, Dim: dim} }
+// MeterRollup is the rollup of one dimension of the meter with a key.
+func MeterRollup(key string, dim Dim) Rollup { return Rollup{Meter: key, Dim: dim} }
 
 // Cells are the sums of one rollup: user or reference → total. Totals are at most 2^53, so that they are exact in
 // every store.
@@ -68,7 +68,8 @@ func ordered(order []string, keys map[string]uint64) []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
-// Series names one lifetime total of a producer: a family and up to two label values.
+// Series names one lifetime total of a producer: a family, which is one of those below or of a Metric, and up to two
+// label values.
 type Series struct {
 	Family string
 	A, B   string
@@ -80,7 +81,28 @@ const (
 	FamilyEvents = "events"
 	// FamilyDuplicates counts duplicates by type (A).
 	FamilyDuplicates = "duplicates"
+	// FamilyLate counts events created more than LateAfter before their acceptance, by type (A).
+	FamilyLate = "late"
+	// FamilyOutcomes counts events by type (A) and outcome (B): OutcomeSuccess or OutcomeFailure.
+	FamilyOutcomes = "outcomes"
+	// FamilySources counts events by source (A).
+	FamilySources = "sources"
+	// FamilyTokens adds up LLM tokens by model (A) and kind (B): one of TokenKinds.
+	FamilyTokens = "tokens"
+	// FamilyPolicies counts events by policy (A).
+	FamilyPolicies = "policies"
+	// FamilyRows adds up the rows of queries.
+	FamilyRows = "rows"
 )
+
+// TypeFamily says that A is an event type in all series of a family.
+func TypeFamily(family string) bool {
+	switch family {
+	case FamilyEvents, FamilyDuplicates, FamilyLate, FamilyOutcomes:
+		return true
+	}
+	return false
+}
 
 // Totals are lifetime totals of one producer in one partition.
 type Totals map[Series]uint64
@@ -90,6 +112,8 @@ type Delta struct {
 	Days map[event.Day]*DayDelta
 	// Totals are increments.
 	Totals Totals
+	// Overflow says by metric, as usage_events_total, how often something was counted under event.Other for want of room.
+	Overflow map[string]uint64
 }
 
 // MarshalText writes a series as path-escaped parts with slashes between them, as a key in JSON or in a store.

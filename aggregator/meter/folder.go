@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"slices"
 	"unicode/utf8"
 
 	"usaged/aggregator/event"
@@ -8,18 +9,34 @@ import (
 
 // Folder folds events of one partition into a delta. It is not safe for concurrent use.
 type Folder struct {
-	meters []Meter
-	keys   map[string]int // metadata keys that some meter reads → index into values
-	// lengths says which lengths the keys have.
-	lengths [event.MaxMetadataKeyBytes + 1]bool
-	oldest  event.Day
+	meters []plan
+	keys   []string                             // metadata keys that something reads
+	byLen  [event.MaxMetadataKeyBytes + 1][]int // indices of keys, by their length
+	oldest event.Day
 
 	days  map[event.Day]*dayFold
 	last  *dayFold // of the event before: nearly always the next one's too
 	dups  map[string]uint64
 	stats Stats
 
-	values [][]byte // of the event being folded, by index in keys; nil where absent
+	values []value // of the event being folded, by index in keys
+
+	lifetime lifetime
+}
+
+// plan is a meter with the indices of the keys that it reads, −1 for none.
+type plan struct {
+	*Meter
+	key              string // see Meter.Key
+	reference, value int
+	sum              []int
+}
+
+// value is the value of a metadata key.
+type value struct {
+	text   []byte // nil where the event has none
+	number uint64
+	parsed bool // number is known
 }
 
 // Stats counts what a fold met besides the sums.
@@ -47,6 +64,11 @@ type typeFold struct {
 	users   Cells
 	meters  []int // indices of the meters that need more than the type's own cells
 	expired bool
+
+	// Lifetime totals, see lifetime.go.
+	label                  string // the type, or event.Other
+	late, success, failure uint64
+	metrics                []*metricFold
 }
 
 type meterFold struct {
@@ -54,27 +76,39 @@ type meterFold struct {
 	order     []string // the keys of ref
 }
 
-// NewFolder returns a folder for meters.
-func NewFolder(meters []Meter) *Folder {
-	f := &Folder{meters: meters, keys: map[string]int{}}
-	use := func(key string) {
-		if _, ok := f.keys[key]; !ok && key != "" {
-			f.keys[key] = len(f.keys)
-			if len(key) <= event.MaxMetadataKeyBytes {
-				f.lengths[len(key)] = true
-			}
-		}
-	}
-	for _, m := range meters {
-		use(m.Reference)
-		use(m.Value)
+// NewFolder returns a folder for meters. labels are those of the lifetime totals; nil will do where these are not asked
+// for.
+func NewFolder(meters []Meter, labels *Labels) *Folder {
+	f := &Folder{keys: slices.Clone(knownKeys)}
+	for i := range meters {
+		m := &meters[i]
+		p := plan{Meter: m, key: m.Key(), reference: f.use(m.Reference), value: f.use(m.Value)}
 		for _, key := range m.Sum {
-			use(key)
+			p.sum = append(p.sum, f.use(key))
+		}
+		f.meters = append(f.meters, p)
+	}
+	f.lifetime = newLifetime(f, labels)
+	for i, key := range f.keys {
+		if len(key) <= event.MaxMetadataKeyBytes {
+			f.byLen[len(key)] = append(f.byLen[len(key)], i)
 		}
 	}
-	f.values = make([][]byte, len(f.keys))
+	f.values = make([]value, len(f.keys))
 	f.Reset(0)
 	return f
+}
+
+// use returns the index of a key that is read, −1 for none.
+func (f *Folder) use(key string) int {
+	if key == "" {
+		return -1
+	}
+	if i := slices.Index(f.keys, key); i >= 0 {
+		return i
+	}
+	f.keys = append(f.keys, key)
+	return len(f.keys) - 1
 }
 
 // Reset forgets all that was folded and sets the oldest day of the retention window.
@@ -83,6 +117,7 @@ func (f *Folder) Reset(oldest event.Day) {
 	f.days = map[event.Day]*dayFold{}
 	f.last = nil
 	f.dups, f.stats = map[string]uint64{}, Stats{}
+	f.lifetime.reset()
 }
 
 // Duplicate notes an event that is not counted.
@@ -93,7 +128,41 @@ func (f *Folder) Duplicate(v *event.View) {
 
 // Add folds an event. user is the event's user, as a string that the folder may keep.
 func (f *Folder) Add(v *event.View, user string) {
+	d, t := f.place(v)
+	if t.n == 0 {
+		f.lifetime.begin(t)
+	}
 	f.stats.Events++
+	t.n++
+	if t.expired {
+		f.stats.Expired++
+	} else {
+		t.users[user]++
+	}
+	f.lifetime.addEvent(t, v)
+	if v.Pairs() == 0 && len(t.metrics) == 0 {
+		return
+	}
+	if f.read(v) {
+		f.lifetime.addMetadata(f, t)
+		if !t.expired {
+			f.addMeters(d, t, user)
+		}
+	}
+	f.lifetime.addMetrics(f, t)
+}
+
+// AddMeters folds an event that has been counted before into the meters alone: it is no event by type and user. Between two
+// Resets it is either this or Add.
+func (f *Folder) AddMeters(v *event.View, user string) {
+	d, t := f.place(v)
+	if !t.expired && len(t.meters) > 0 && v.Pairs() > 0 && f.read(v) {
+		f.addMeters(d, t, user)
+	}
+}
+
+// place returns where an event is counted.
+func (f *Folder) place(v *event.View) (*dayFold, *typeFold) {
 	day := v.Day()
 	d := f.last
 	if d == nil || d.day != day {
@@ -103,15 +172,7 @@ func (f *Folder) Add(v *event.View, user string) {
 	if t == nil || t.name != string(v.Type) {
 		t = f.typeOf(d, v.Type)
 	}
-	t.n++
-	if t.expired {
-		f.stats.Expired++
-		return
-	}
-	t.users[user]++
-	if len(t.meters) > 0 && v.Pairs() > 0 {
-		f.addMeters(d, t, v, user)
-	}
+	return d, t
 }
 
 func (f *Folder) day(day event.Day) *dayFold {
@@ -129,8 +190,8 @@ func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 	if t == nil {
 		t = &typeFold{name: string(name), users: Cells{}, expired: d.day < f.oldest}
 		for i := range f.meters {
-			m := &f.meters[i]
-			if m.reads(t.name) && (m.Reference != "" || !m.counts()) {
+			m := f.meters[i]
+			if m.reads(t.name) && m.Stored() {
 				t.meters = append(t.meters, i)
 			}
 		}
@@ -143,19 +204,21 @@ func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 	return t
 }
 
-func (f *Folder) addMeters(d *dayFold, t *typeFold, v *event.View, user string) {
+// read finds the metadata values that something reads, and returns false where the event has none.
+func (f *Folder) read(v *event.View) bool {
 	clear(f.values)
 	found := false
-	for key, value := range v.Metadata() {
-		if f.lengths[len(key)] { // most keys are not even as long as one that is read
-			if i, ok := f.keys[string(key)]; ok {
-				f.values[i], found = value, true
+	for key, text := range v.Metadata() {
+		for _, i := range f.byLen[len(key)] { // most keys are not even as long as one that is read
+			if f.keys[i] == string(key) {
+				f.values[i].text, found = text, true
 			}
 		}
 	}
-	if !found {
-		return
-	}
+	return found
+}
+
+func (f *Folder) addMeters(d *dayFold, t *typeFold, user string) {
 	for _, i := range t.meters {
 		m, sums := &f.meters[i], &d.meters[i]
 		n, ok := f.value(m)
@@ -165,53 +228,67 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, v *event.View, user string) 
 		if !m.counts() {
 			sums.user = add(sums.user, user, n)
 		}
-		if ref := f.lookup(m.Reference); len(ref) > 0 {
+		if ref := f.text(m.reference); len(ref) > 0 {
 			sums.addReference(cut(ref), n)
 		}
 	}
 }
 
 // value returns what the event adds to a meter, or false where the meter doesn't read it.
-func (f *Folder) value(m *Meter) (uint64, bool) {
+func (f *Folder) value(m *plan) (uint64, bool) {
 	if m.counts() {
 		return 1, true
 	}
-	if v := f.lookup(m.Value); v != nil {
-		return f.number(v), true
+	if n, ok := f.number(m.value); ok {
+		return n, true
 	}
 	var sum uint64
 	found := false
-	for _, key := range m.Sum {
-		if v := f.lookup(key); v != nil {
-			sum, found = sum+f.number(v), true
+	for _, key := range m.sum {
+		if n, ok := f.number(key); ok {
+			sum, found = sum+n, true
 		}
 	}
 	return min(sum, MaxTotal), found
 }
 
-// lookup returns the event's value of a metadata key, nil where it has none.
-func (f *Folder) lookup(key string) []byte {
-	if key == "" {
+// text returns the event's value of a key, nil where it has none.
+func (f *Folder) text(key int) []byte {
+	if key < 0 {
 		return nil
 	}
-	return f.values[f.keys[key]]
+	return f.values[key].text
 }
 
-// number reads an integer from 0 to 2^53. Anything else is 0, and counted.
-func (f *Folder) number(v []byte) uint64 {
-	n := uint64(0)
-	for _, c := range v {
-		if c < '0' || c > '9' || n > MaxTotal {
-			n = MaxTotal + 1
-			break
+// number returns the event's value of a key, which is an integer from 0 to 2^53, or false where it has none. Anything else
+// is 0, and counted once.
+func (f *Folder) number(key int) (uint64, bool) {
+	if key < 0 || f.values[key].text == nil {
+		return 0, false
+	}
+	v := &f.values[key]
+	if !v.parsed {
+		v.number, v.parsed = parseNumber(v.text)
+		if !v.parsed {
+			v.parsed = true
+			f.stats.BadValues++
 		}
-		n = n*10 + uint64(c-'0')
 	}
-	if len(v) == 0 || n > MaxTotal {
-		f.stats.BadValues++
-		return 0
+	return v.number, true
+}
+
+// parseNumber reads an integer from 0 to 2^53.
+func parseNumber(text []byte) (uint64, bool) {
+	n := uint64(0)
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		if n = n*10 + uint64(c-'0'); n > MaxTotal {
+			return 0, false
+		}
 	}
-	return n
+	return n, len(text) > 0
 }
 
 func add(c Cells, key string, n uint64) Cells {
@@ -261,11 +338,14 @@ func (f *Folder) Stats() Stats { return f.stats }
 
 // Delta returns what was folded. It shares its maps with the folder: it is valid until the next Add or Reset.
 func (f *Folder) Delta() Delta {
-	delta := Delta{Days: map[event.Day]*DayDelta{}, Totals: Totals{}}
+	delta := Delta{Days: map[event.Day]*DayDelta{}, Totals: Totals{}, Overflow: map[string]uint64{}}
 	for day, d := range f.days {
 		out := &DayDelta{Types: map[string]uint64{}, Rollups: map[Rollup]Cells{}, TypeOrder: d.order, KeyOrder: map[Rollup][]string{}}
 		for _, t := range d.types {
-			delta.Totals[Series{Family: FamilyEvents, A: t.name}] += t.n
+			if t.n == 0 { // see AddMeters
+				continue
+			}
+			f.lifetime.addType(&delta, t)
 			if t.expired {
 				continue
 			}
@@ -274,10 +354,10 @@ func (f *Folder) Delta() Delta {
 		}
 		for i, sums := range d.meters {
 			if sums.user != nil {
-				out.Rollups[MeterRollup(f.meters[i].Name, ByUser)] = sums.user
+				out.Rollups[MeterRollup(f.meters[i].key, ByUser)] = sums.user
 			}
 			if sums.ref != nil {
-				r := MeterRollup(f.meters[i].Name, ByReference)
+				r := MeterRollup(f.meters[i].key, ByReference)
 				out.Rollups[r], out.KeyOrder[r] = sums.ref, sums.order
 			}
 		}
@@ -288,5 +368,6 @@ func (f *Folder) Delta() Delta {
 	for name, n := range f.dups {
 		delta.Totals[Series{Family: FamilyDuplicates, A: name}] = n
 	}
+	f.lifetime.addTo(&delta, f.stats.Events)
 	return delta
 }

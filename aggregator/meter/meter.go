@@ -4,37 +4,35 @@
 package meter
 
 import (
-	"bytes"
+	"crypto/sha256"
 	_ "embed"
-	"errors"
+	"encoding/hex"
 	"fmt"
-	"io"
-	"regexp"
 	"slices"
-
-	"go.yaml.in/yaml/v3"
-
-	"usaged/aggregator/event"
 )
 
 // Meter says what is counted, of which events, and by which keys.
 type Meter struct {
 	// Name is the last part of the meter's endpoint: a lower-case letter, then at most 62 of [a-z0-9-].
-	Name string `yaml:"name"`
+	Name string `yaml:"name" json:"name"`
 	// Description is a sentence for people.
-	Description string `yaml:"description"`
+	Description string `yaml:"description" json:"description,omitempty"`
 	// Events are the event types that the meter reads; none means all.
-	Events []string `yaml:"events"`
+	Events []string `yaml:"events" json:"events,omitempty"`
 	// Reference is the metadata key whose value is the second key of the meter, beside the user. Events without it count
 	// under their user alone. None means that the meter counts by user only.
-	Reference string `yaml:"reference"`
+	Reference string `yaml:"reference" json:"reference,omitempty"`
 	// Value is the metadata key that is summed. None, and no Sum, means that every event adds 1.
-	Value string `yaml:"value"`
+	Value string `yaml:"value" json:"value,omitempty"`
 	// Sum are metadata keys that are added up where Value is absent. An event that has neither Value nor any of them isn't
 	// read by the meter.
-	Sum []string `yaml:"sum"`
+	Sum []string `yaml:"sum" json:"sum,omitempty"`
 	// By is the dimension that the endpoint answers with when it isn't asked for one: "user" (the default) or "reference".
-	By string `yaml:"by"`
+	By string `yaml:"by" json:"by,omitempty"`
+	// Metric exports the meter's value to Prometheus, where it isn't nil.
+	Metric *Metric `yaml:"metric" json:"metric,omitempty"`
+	// Builtin says that the meter is one of Builtin.
+	Builtin bool `yaml:"-" json:"builtin,omitempty"`
 }
 
 // MaxReferenceBytes is where longer references are cut, at a rune's boundary.
@@ -49,56 +47,28 @@ var builtin []byte
 
 // Builtin returns the meters users, queries, dashboards and llm-tokens.
 func Builtin() []Meter {
-	meters, err := Parse(builtin)
+	meters, err := parse("builtin.yaml", builtin, nil)
 	if err != nil {
-		panic("meter: builtin.yaml: " + err.Error())
+		panic("meter: " + err.Error())
+	}
+	for i := range meters {
+		meters[i].Builtin = true
 	}
 	return meters
 }
 
-// Parse reads meters from YAML. Errors name the line or the meter.
-func Parse(data []byte) ([]Meter, error) {
-	var file struct {
-		Meters []Meter `yaml:"meters"`
+// Key names the meter's rollups in a store. That of an operator's meter has a digest of what it counts behind its name: a
+// meter that is defined otherwise is another meter, whose sums begin anew beside the old ones, and replicas
+// that know different definitions for a while never add to each other's.
+func (m *Meter) Key() string {
+	if m.Builtin {
+		return m.Name
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+	h := sha256.New()
+	for _, part := range [][]string{slices.Sorted(slices.Values(m.Events)), {m.Reference}, {m.Value}, slices.Sorted(slices.Values(m.Sum))} {
+		fmt.Fprintf(h, "%q\n", part)
 	}
-	for i, m := range file.Meters {
-		if err := m.validate(); err != nil {
-			return nil, fmt.Errorf("meter %d (%q): %w", i+1, m.Name, err)
-		}
-		if slices.ContainsFunc(file.Meters[:i], func(other Meter) bool { return other.Name == m.Name }) {
-			return nil, fmt.Errorf("meter %d: the name %q is taken by another meter", i+1, m.Name)
-		}
-	}
-	return file.Meters, nil
-}
-
-var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-
-// reserved are the names of endpoints beside the meters'.
-var reserved = []string{"events", "summary", "daily", "ledger", "health"}
-
-func (m *Meter) validate() error {
-	switch {
-	case !nameForm.MatchString(m.Name):
-		return fmt.Errorf("a name is a lower-case letter followed by at most 62 of a-z, 0-9 and -")
-	case slices.Contains(reserved, m.Name):
-		return fmt.Errorf("the name is taken by the endpoint /api/v1/usage/%s", m.Name)
-	case m.By != "" && m.By != "user" && m.By != "reference":
-		return fmt.Errorf(`by is "user" or "reference", not %q`, m.By)
-	case m.By == "reference" && m.Reference == "":
-		return fmt.Errorf("by: reference needs a reference")
-	}
-	for _, t := range m.Events {
-		if t == "" || len(t) > event.MaxTypeBytes {
-			return fmt.Errorf("an event type has 1 to %d bytes", event.MaxTypeBytes)
-		}
-	}
-	return nil
+	return m.Name + "@" + hex.EncodeToString(h.Sum(nil)[:6])
 }
 
 // Default is the dimension that the meter's endpoint answers with when it isn't asked for one.
@@ -117,11 +87,15 @@ func (m *Meter) reads(eventType string) bool {
 	return len(m.Events) == 0 || slices.Contains(m.Events, eventType)
 }
 
+// Stored says that the meter has rollups of its own: all but one that counts events by user alone, which is read from
+// the rollups of their types.
+func (m *Meter) Stored() bool { return m.Reference != "" || !m.counts() }
+
 // Rollups returns the rollups whose sum answers for one dimension of the meter over days in which the given types
 // occurred. A meter that counts events has no rollup by user of its own: it is the sum of its types'.
 func (m *Meter) Rollups(dim Dim, types []string) []Rollup {
 	if dim == ByReference || !m.counts() {
-		return []Rollup{MeterRollup(m.Name, dim)}
+		return []Rollup{MeterRollup(m.Key(), dim)}
 	}
 	var rollups []Rollup
 	for _, t := range types {

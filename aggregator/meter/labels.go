@@ -1,0 +1,198 @@
+package meter
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"usaged/aggregator/event"
+)
+
+// Labels that clients fill. A metric's label sets are kept under the metric's family.
+const (
+	LabelEventType = "event_type"
+	LabelSource    = "source"
+	LabelModel     = "model"
+	LabelPolicy    = "policy"
+)
+
+// Unknown is the value of a label that an event says nothing about.
+const Unknown = "unknown"
+
+// Limits bound the values of labels. 0 stands for the default.
+type Limits struct {
+	// EventTypes (200), Sources (100), Models (100) and Policies (100) bound the labels of these names, Metric (200) the label
+	// sets of each meter's metric.
+	EventTypes, Sources, Models, Policies, Metric int
+}
+
+// Labels knows which values the labels of lifetime totals have. A value gets room when it is first counted, and keeps it;
+// what comes when a label is full is counted under event.Other for ever, so that counting the same events again
+// gives the same totals. For that the caller makes durable what has changed before it uses a delta. It is safe for
+// concurrent use.
+type Labels struct {
+	limits Limits
+
+	mu      sync.Mutex
+	changes uint64
+	file    labelsFile
+	known   map[string]map[string]string // label → value → the same value
+}
+
+// labelsFile is the form in which labels are kept.
+type labelsFile struct {
+	Version int `json:"version"`
+	// Values are in the order in which they got room.
+	Values map[string][]string `json:"values"`
+}
+
+const labelsVersion = 1
+
+// NewLabels returns labels that have the values of event.KnownTypes alone.
+func NewLabels(limits Limits) *Labels {
+	l := &Labels{limits: limits, known: map[string]map[string]string{}}
+	l.file = labelsFile{Version: labelsVersion, Values: map[string][]string{}}
+	for _, t := range event.KnownTypes {
+		l.add(LabelEventType, t)
+	}
+	return l
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (l *Labels) MarshalJSON() ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return json.Marshal(l.file)
+}
+
+// UnmarshalJSON replaces the values by those written.
+func (l *Labels) UnmarshalJSON(data []byte) error {
+	var file labelsFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return err
+	}
+	if file.Version != labelsVersion {
+		return fmt.Errorf("version %d is not %d", file.Version, labelsVersion)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for label, values := range file.Values {
+		for _, value := range values {
+			l.add(label, value)
+		}
+	}
+	return nil
+}
+
+// Changes returns a number that is higher after every change.
+func (l *Labels) Changes() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changes
+}
+
+// Admit returns the value under which something is counted: the value itself, which gets room where it is new and there
+// is some, or event.Other.
+func (l *Labels) Admit(label string, value []byte) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known, ok := l.known[label][string(value)]; ok {
+		return known
+	}
+	switch string(value) {
+	case event.Other:
+		return event.Other
+	case Unknown: // ours too, so that it needs no room
+		return Unknown
+	}
+	if len(l.known[label]) >= l.limits.of(label) {
+		return event.Other
+	}
+	return l.add(label, string(value))
+}
+
+// add gives a value room. l.mu is held.
+func (l *Labels) add(label, value string) string {
+	if known, ok := l.known[label][value]; ok {
+		return known
+	}
+	if l.known[label] == nil {
+		l.known[label] = map[string]string{}
+	}
+	value = strings.Clone(value)
+	l.known[label][value] = value
+	l.file.Values[label] = append(l.file.Values[label], value)
+	l.changes++
+	return value
+}
+
+func (lim Limits) of(label string) int {
+	limit, standard := lim.Metric, 200
+	switch label {
+	case LabelEventType:
+		limit = lim.EventTypes
+	case LabelSource:
+		limit, standard = lim.Sources, 100
+	case LabelModel:
+		limit, standard = lim.Models, 100
+	case LabelPolicy:
+		limit, standard = lim.Policies, 100
+	}
+	if limit == 0 {
+		return standard
+	}
+	return limit
+}
+
+// EventType returns the label of an event type, and false where it has none yet although there is room.
+func (l *Labels) EventType(name string) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known, ok := l.known[LabelEventType][name]; ok {
+		return known, true
+	}
+	full := len(l.known[LabelEventType]) >= l.limits.of(LabelEventType)
+	return event.Other, full || name == event.Other
+}
+
+// Learn gives room to the values that totals have, whatever the limits say: where the values have been lost they are made
+// again from what was counted.
+func (l *Labels) Learn(totals Totals) {
+	byName := func(a, b Series) int { return strings.Compare(a.A, b.A) }
+	for _, s := range slices.SortedFunc(maps.Keys(totals), byName) {
+		label := s.label()
+		if label == "" || s.A == event.Other || s.A == Unknown {
+			continue
+		}
+		if s.Family == FamilyEvents { // has more types than the label
+			l.Admit(label, []byte(s.A))
+			continue
+		}
+		l.mu.Lock()
+		l.add(label, s.A)
+		l.mu.Unlock()
+	}
+}
+
+// label is the label whose value A is, "" where it is none that clients fill.
+func (s Series) label() string {
+	switch s.Family {
+	case FamilyEvents, FamilyLate, FamilyOutcomes:
+		return LabelEventType
+	case FamilySources:
+		return LabelSource
+	case FamilyTokens:
+		return LabelModel
+	case FamilyPolicies:
+		return LabelPolicy
+	case FamilyDuplicates, FamilyRows:
+		return ""
+	}
+	if s.A == "" {
+		return ""
+	}
+	return s.Family
+}
