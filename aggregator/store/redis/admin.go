@@ -20,8 +20,8 @@ type ProducerState struct {
 	Offsets []uint64
 }
 
-// ErrUnknownProducer says that no partition knows the producer.
-var ErrUnknownProducer = errors.New("no partition knows this producer")
+// ErrUnknownProducer says that no partition lists the producer.
+var ErrUnknownProducer = errors.New("no partition lists this producer")
 
 // Producers returns the producers in the order of their ids.
 func (i *Inspector) Producers(ctx context.Context, m *Meta) ([]ProducerState, error) {
@@ -67,7 +67,15 @@ func (i *Inspector) Producers(ctx context.Context, m *Meta) ([]ProducerState, er
 func (i *Inspector) Idle(ctx context.Context, m *Meta, id string) (time.Duration, error) {
 	least, known := time.Duration(1<<63-1), false
 	for n := range m.Partitions {
-		idle, err := i.client.ObjectIdleTime(ctx, newKeyspace(n, m.Partitions, 0).producer(id)).Result()
+		space := newKeyspace(n, m.Partitions, 0)
+		listed, err := i.client.SIsMember(ctx, space.producers(), id).Result()
+		if err == nil && !listed {
+			continue
+		}
+		var idle time.Duration
+		if err == nil {
+			idle, err = i.client.ObjectIdleTime(ctx, space.producer(id)).Result()
+		}
 		if errors.Is(err, client.Nil) {
 			continue
 		}
@@ -82,17 +90,12 @@ func (i *Inspector) Idle(ctx context.Context, m *Meta, id string) (time.Duration
 	return least, nil
 }
 
-// Prune removes what Redis holds of a producer: its offsets, its session and its lifetime totals. The rollups to which it has
-// contributed stay. A daemon that applies under this id again begins at the start of its journal, and counts
-// everything in it a second time: only a producer whose journal is gone may be pruned.
+// Prune takes a producer off the lists: Producers no longer returns it, nor do the daemons' ledgers. Its offsets, its session
+// and its lifetime totals stay in Redis, so that a data directory that comes back, or was in use after all, goes on where it was
+// and is listed again.
 func (i *Inspector) Prune(ctx context.Context, m *Meta, id string) error {
 	for n := range m.Partitions {
-		space := newKeyspace(n, m.Partitions, 0)
-		err := i.client.Del(ctx, space.producer(id)).Err()
-		if err == nil {
-			err = i.client.SRem(ctx, space.producers(), id).Err() // an id alone is as if it weren't there
-		}
-		if err != nil {
+		if err := i.client.SRem(ctx, newKeyspace(n, m.Partitions, 0).producers(), id).Err(); err != nil {
 			return explained(fmt.Sprintf("prune producer in partition %d", n), err)
 		}
 	}

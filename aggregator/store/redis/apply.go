@@ -23,16 +23,17 @@ var applyScript = client.NewScript(fmt.Sprintf("local OTHER, MAX_TOTAL, MAX_TYPE
 	event.Other, uint64(meter.MaxTotal), store.MaxTypesPerDay, store.MaxReferencesPerDay) + applySource)
 
 // Apply adds one batch, see store.Store. It does not begin after ctx has ended, but once it has begun it waits for the
-// reply as long as its own timeouts allow: a script that was sent may run after we have stopped waiting.
+// reply as long as callTimeout allows: a script that was sent may run after we have stopped waiting.
 func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, error) {
-	if err := s.check(batch); err != nil {
+	if err := s.checkBatch(batch); err != nil {
 		return store.Outcome{}, fmt.Errorf("apply batch: %w", err)
 	}
 	doing := "apply batch to partition " + strconv.Itoa(batch.Partition)
 	if err := ctx.Err(); err != nil {
 		return store.Outcome{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
 	if err := s.contact(ctx); err != nil {
 		return store.Outcome{}, s.fail(doing, err)
 	}
@@ -74,8 +75,8 @@ func (s *Store) newestOf(claims []store.Claim) event.Day {
 	return s.newest
 }
 
-// check refuses what no correct caller sends: a batch that could be applied twice, or that no reader would see.
-func (s *Store) check(b *store.Batch) error {
+// checkBatch refuses what no correct caller sends: a batch that could be applied twice, or that no reader would see.
+func (s *Store) checkBatch(b *store.Batch) error {
 	if b.Partition < 0 || b.Partition >= len(s.spaces) {
 		return fmt.Errorf("partition %d of %d", b.Partition, len(s.spaces))
 	}

@@ -23,6 +23,9 @@ if bad then return bad end
 
 -- The session and the offset.
 local known = redis.call('HMGET', KEYS[1], 'offset', 'session', 'takeovers')
+if not known[1] and redis.call('SISMEMBER', KEYS[2], id) == 1 then
+  return redis.error_reply('LOSTPRODUCER ' .. KEYS[1] .. ' is gone, but not the counts that it stands for')
+end
 local offset, takeovers = known[1] or '0', known[3] or ''
 local mine, theirs = tonumber(session), tonumber(known[2] or '0')
 if theirs > mine then

@@ -13,6 +13,8 @@ import (
 const (
 	dialTimeout = 2 * time.Second
 	ioTimeout   = 3 * time.Second
+	// callTimeout bounds a call of the applier with all that it repeats. One connection that hangs, and another try, fit into it.
+	callTimeout = 5 * time.Second
 	// maxRetries repeats a call whose connection broke, which is harmless: every write compares and sets. Waiting for a
 	// Redis that is away is the caller's business.
 	maxRetries = 2

@@ -24,7 +24,7 @@ const (
 	metaInterval = 2 * time.Second
 	// policyInterval is how often the eviction policy is.
 	policyInterval = time.Minute
-	// openTimeout bounds how long Open waits for the number of partitions.
+	// openTimeout bounds how long Open waits for usage:meta.
 	openTimeout = 3 * time.Second
 )
 
@@ -49,6 +49,17 @@ func (s *Store) findPartitions(ctx context.Context) int {
 	return defaultPartitions[s.target.mode]
 }
 
+// meet looks at usage:meta for the first time. It fails where that says something else than we expect; what else goes wrong
+// is found out again by the first call, and reported there.
+func (s *Store) meet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := s.contact(ctx); errors.Is(err, store.ErrIncompatible) {
+		return err
+	}
+	return nil
+}
+
 // contact makes sure that usage:meta is there and says what we expect. It asks Redis at the first call, and again when
 // the last answer is older than metaInterval.
 func (s *Store) contact(ctx context.Context) error {
@@ -60,7 +71,20 @@ func (s *Store) contact(ctx context.Context) error {
 	}
 	s.checkedAt = now // other calls go on meanwhile
 	s.mu.Unlock()
+	if !contacted || s.target.mode != cluster {
+		return s.check(ctx, now)
+	}
+	// The node of usage:meta may be away or hang, and that of the partition not. What is wrong is known to the next call.
+	s.checks.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		_ = s.check(ctx, now)
+	})
+	return nil
+}
 
+// check looks at usage:meta and, from time to time, at the eviction policy.
+func (s *Store) check(ctx context.Context, now time.Time) error {
 	err := s.checkMeta(ctx)
 	s.mu.Lock()
 	switch {
@@ -70,11 +94,8 @@ func (s *Store) contact(ctx context.Context) error {
 		s.contacted = false
 	}
 	s.mu.Unlock()
-	switch {
-	case err == nil:
+	if err == nil {
 		s.checkPolicy(ctx, now)
-	case contacted && s.target.mode == cluster && !errors.Is(err, store.ErrIncompatible):
-		return nil // the node of usage:meta is away, perhaps not that of the partition: the call will show
 	}
 	return err
 }

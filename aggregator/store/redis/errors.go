@@ -31,6 +31,7 @@ const (
 	Resharding   Class = "tryagain"
 	Busy         Class = "busy"
 	MaxClients   Class = "maxclients"
+	LostProducer Class = "lostproducer"
 	Incompatible Class = "incompatible"
 	Other        Class = "other"
 )
@@ -52,6 +53,8 @@ var advice = map[Class]string{
 	Resharding:   "the slot is being moved to another node; usaged goes on by itself",
 	Busy:         "a script blocks Redis; usaged goes on when it ends",
 	MaxClients:   "Redis has as many clients as maxclients allows: raise it",
+	LostProducer: "the key was deleted or evicted alone, and applying from the start would count again what still stands there: " +
+		"delete all keys of the partition (usage:{pN}:*), and each daemon rebuilds its part from its journal; keep maxmemory-policy noeviction",
 	Incompatible: "", // such errors say it themselves
 	Other:        "look at the log of Redis",
 }
@@ -76,9 +79,13 @@ var codes = []struct {
 	{"CLUSTERDOWN", ClusterDown},
 	{"MASTERDOWN", ClusterDown},
 	{"TRYAGAIN", Resharding},
+	{lostProducer, LostProducer},
 	{"BUSY", Busy},
 	{"ERR max number of clients", MaxClients},
 }
+
+// lostProducer begins the error of apply.lua that says that a producer's key is missing, although the partition has counted under it.
+const lostProducer = "LOSTPRODUCER"
 
 // Error is a failure of Redis.
 type Error struct {

@@ -27,7 +27,7 @@ type Inspector struct {
 func InspectorACL() []string {
 	return []string{
 		"+time", "+scan", "+ttl", "+memory|usage", "+config|get", // what usagectl doctor reads
-		"+object|idletime", "+del", "+srem", // usagectl producers prune
+		"+object|idletime", "+srem", // usagectl producers prune
 	}
 }
 

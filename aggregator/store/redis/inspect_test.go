@@ -155,7 +155,7 @@ func wantPruned(t *testing.T, in *redis.Inspector, m *redis.Meta) {
 	if _, err := in.Idle(ctx, m, "p"); !errors.Is(err, redis.ErrUnknownProducer) {
 		t.Errorf("Idle of what was pruned: %v", err)
 	}
-	if f, err := in.Footprint(ctx); err != nil || len(f.Days) != 2 {
+	if f, err := in.Footprint(ctx); err != nil || len(f.Days) != 2 || f.ProducerBytes == 0 {
 		t.Errorf("the rollups went with the producer: %+v, %v", f, err)
 	}
 }

@@ -17,13 +17,15 @@ import (
 	"usaged/aggregator/store"
 )
 
-// Producer returns what a partition knows of a producer.
+// Producer returns what a partition knows of a producer. It waits for a reply as long as Apply does.
 func (s *Store) Producer(ctx context.Context, partition int, id string) (store.Producer, error) {
 	const doing = "read producer"
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	if err := s.contact(ctx); err != nil {
 		return store.Producer{}, s.fail(doing, err)
 	}
-	fields, err := s.client.HGetAll(ctx, s.spaces[partition].producer(id)).Result()
+	fields, err := s.producer(ctx, s.spaces[partition], id)
 	if err != nil {
 		return store.Producer{}, s.fail(doing, err)
 	}
@@ -32,6 +34,19 @@ func (s *Store) Producer(ctx context.Context, partition int, id string) (store.P
 		return store.Producer{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	return p, nil
+}
+
+// producer reads the hash of a producer. It returns an error where only that is missing.
+func (s *Store) producer(ctx context.Context, space *keyspace, id string) (map[string]string, error) {
+	fields, err := s.client.HGetAll(ctx, space.producer(id)).Result()
+	if err != nil || fields["offset"] != "" {
+		return fields, err
+	}
+	counted, err := s.client.SIsMember(ctx, space.producers(), id).Result()
+	if err == nil && counted {
+		err = fmt.Errorf("%s %s is gone, but not the counts that it stands for", lostProducer, space.producer(id))
+	}
+	return fields, err
 }
 
 func readProducer(id string, fields map[string]string) (store.Producer, error) {

@@ -54,6 +54,8 @@ type Store struct {
 	checkedAt time.Time
 	policyAt  time.Time
 	policyOK  bool
+
+	checks sync.WaitGroup // of usage:meta that nobody waits for
 }
 
 var _ store.Store = (*Store)(nil)
@@ -61,8 +63,9 @@ var _ store.Store = (*Store)(nil)
 // defaultPartitions are the partitions of a new store.
 var defaultPartitions = map[mode]int{single: 1, sentinel: 1, cluster: 16}
 
-// Open returns a store. It fails where cfg is wrong or a file that it names cannot be read, never because Redis isn't
-// there. Only where cfg.Partitions is 0 does it ask Redis, and waits for some seconds at most.
+// Open returns a store. It fails where cfg is wrong, a file that it names cannot be read, or Redis says that it was made for
+// another number of partitions or by another version, which is a store.ErrIncompatible; never because Redis isn't there. It
+// waits for its answer for openTimeout at most.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	t, err := parseURL(cfg.URL)
 	if err != nil {
@@ -94,6 +97,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	for i := range cfg.Partitions {
 		s.spaces = append(s.spaces, newKeyspace(i, cfg.Partitions, cfg.Retention))
 	}
+	if err := s.meet(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open Redis store: %w", err), s.Close())
+	}
 	return s, nil
 }
 
@@ -117,10 +123,11 @@ func (s *Store) MaxCells() int { return max(foldCells/len(s.spaces), 2_500) }
 // Close closes the connections.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		s.metrics.close()
 		if err := s.client.Close(); err != nil {
 			s.closeErr = fmt.Errorf("close Redis store: %w", err)
 		}
+		s.checks.Wait()
+		s.metrics.close()
 	})
 	return s.closeErr
 }
