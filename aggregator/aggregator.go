@@ -11,7 +11,10 @@
 //
 //	<data>/journal/      the events, see package journal
 //	<data>/checkpoints/  lifetime totals at the ends of segments
+//	<data>/labels.json   the values of their labels
 //	<data>/producer.json who this data directory counts as
+//	<data>/drained.json  how far its events were sent elsewhere; then it is used no more
+//	<data>/meters.json   by which meters each event is counted
 package aggregator
 
 import (
@@ -38,8 +41,10 @@ type Config struct {
 	Dir string
 	// Store takes the rollups. Required. It stays open until after Close.
 	Store store.Store
-	// Meters say what is counted beside the events by type and user.
+	// Meters say what is counted beside the events by type and user, until SetMeters says otherwise.
 	Meters []meter.Meter
+	// Labels bound the labels of lifetime totals.
+	Labels meter.Limits
 	// Retention is the number of UTC days, today included, that rollups are kept and events may be dated back. Required.
 	Retention int
 	// RetentionBytes is the size of the journal beyond which its oldest segments are deleted before their time, 0 for no
@@ -67,10 +72,17 @@ type Aggregator struct {
 	metrics  *aggregatorMetrics
 	journal  *journal.Journal
 	accounts *accounts
+	labels   *labels
 	applier  *applier
+	history  *history
 
-	stop context.CancelFunc
-	done chan struct{}
+	rebuilder *rebuilder
+
+	othersMu sync.Mutex
+	others   []OtherProducer // as the store said last; replaced, never changed
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
 
 	closeOnce sync.Once
 	closeErr  error
@@ -92,9 +104,11 @@ func Open(cfg Config) (*Aggregator, error) {
 		cfg:      cfg,
 		log:      cfg.Log.With("component", "aggregator"),
 		accounts: newAccounts(),
-		done:     make(chan struct{}),
 	}
-	var err error
+	err := refuseDrained(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
 	a.journal, err = journal.Open(journal.Config{
 		Dir:          filepath.Join(cfg.Dir, "journal"),
 		SegmentBytes: cfg.SegmentBytes,
@@ -115,6 +129,13 @@ func Open(cfg Config) (*Aggregator, error) {
 
 // begin prepares and starts the applier.
 func (a *Aggregator) begin() (err error) {
+	if a.labels, err = openLabels(a.cfg.Dir, a.cfg.Labels); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	a.rebuilder = newRebuilder(a)
+	if a.history, err = openHistory(a.cfg.Dir, a.journal, a.cfg.Meters, a.cfg.Now); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
 	a.applier = newApplier(a)
 	if a.metrics, err = newMetrics(a.cfg.Metrics, a.cfg.Registerer, a.applier); err != nil {
 		return err
@@ -130,10 +151,8 @@ func (a *Aggregator) begin() (err error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
-	go func() {
-		defer close(a.done)
-		a.applier.run(ctx)
-	}()
+	a.running.Go(func() { a.applier.run(ctx) })
+	a.running.Go(func() { a.rebuilder.run(ctx) })
 	return nil
 }
 
@@ -160,7 +179,7 @@ func (a *Aggregator) producers() []string { return a.applier.producerIDs() }
 func (a *Aggregator) Close() error {
 	a.closeOnce.Do(func() {
 		a.stop()
-		<-a.done
+		a.running.Wait()
 		a.closeErr = a.journal.Close()
 	})
 	return a.closeErr

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/store"
 )
 
 // The property tests run 20 cases each, or 300 where USAGE_TEST_FULL is set; -rapid.checks overrides both.
@@ -56,12 +57,13 @@ func genStep(daemons, partitions int) *rapid.Generator[step] {
 			s.ID = rapid.SampledFrom([]string{"1", "2", "3", "4", "5", "6", "7", "8"}).Draw(rt, "id")
 			s.Type = "chat" // copies of an event are of one type
 		}
+		genDetails(rt, &s)
 		return s
 	})
 	return rapid.Custom(func(rt *rapid.T) step {
 		return step{
 			Kind: rapid.SampledFrom([]string{
-				"accept", "accept", "accept", "accept", "settle", "blink", "restart", "fail before", "fail after", "break", "heal", "save", "restore", "forget", "hours",
+				"accept", "accept", "accept", "accept", "settle", "blink", "restart", "fail before", "fail after", "break", "hang", "heal", "save", "restore", "forget", "hours",
 			}).Draw(rt, "kind"),
 			Events: rapid.SliceOfN(e, 1, 6).Draw(rt, "events"),
 			Daemon: rapid.IntRange(0, daemons-1).Draw(rt, "daemon"),
@@ -81,7 +83,13 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 		l := newLedger()
 		var ds []*daemon
 		for _, dir := range dirs {
-			ds = append(ds, openDaemon(t, dir, st))
+			d := openDaemon(t, dir, st)
+			d.close()
+			if d.cfg.Meters = projectMeters(); daemons == 1 {
+				d.cfg.Labels = fewLabels
+			}
+			d.open()
+			ds = append(ds, d)
 		}
 		hours := 0
 		for _, s := range steps {
@@ -102,8 +110,11 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 				st.fail(0, s.N%3+1, -1)
 			case "break":
 				st.fail(0, 0, s.N)
+			case "hang":
+				st.hang(s.N)
 			case "heal":
 				st.fail(0, 0, -1)
+				st.release()
 			case "save":
 				st.save()
 			case "restore":
@@ -119,6 +130,7 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 			}
 		}
 		st.fail(0, 0, -1)
+		st.release()
 		settle()
 		wrong = difference(t, l, st, ds...)
 		for _, d := range ds {
@@ -181,13 +193,20 @@ func TestRebuildAfterSegmentsAreRetired(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				st, l := newFaulty(partitions), newLedger()
 				d := openDaemon(t, dir, st)
-				d.cfg.Retention = 5
+				d.cfg.Retention, d.cfg.Meters, d.cfg.Labels = 5, projectMeters(), fewLabels
 				d.close()
 				d.open()
 				for day := range 20 {
+					switch day {
+					case 12: // the checkpoint from which everything is rebuilt in the end is made from the journal: a partition is behind
+						st.fail(0, 0, store.PartitionOf([]byte("ann"), partitions))
+					case 13:
+						st.fail(0, 0, -1)
+					}
 					for i := range 3 {
-						d.accept(l, sent{UserID: fmt.Sprintf("u%d", (day+i)%7), Type: "chat"},
-							sent{ID: fmt.Sprint(day), UserID: "ann", Type: "sql_generation"})
+						d.accept(l, sent{UserID: fmt.Sprintf("u%d", (day+i)%7), Type: "chat", Source: fmt.Sprint(day % 4), Late: time.Duration(day%3) * time.Hour,
+							Metadata: map[string]string{"outcome": "failure", "model": fmt.Sprint(i), "total_tokens": "9", "project": fmt.Sprint(day)}},
+							sent{ID: fmt.Sprint(day), UserID: "ann", Type: "sql_generation", Metadata: map[string]string{"policy_filters": "a,b,c"}})
 						settle()
 					}
 					if day%6 == 5 {

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
@@ -28,9 +26,6 @@ const (
 	// maxFoldEvents ends a fold in a backlog, so that its memory and the time of its application are bounded.
 	maxFoldEvents = 1_000_000
 
-	// maxParallelApplies bounds the partitions that are applied to at one time.
-	maxParallelApplies = 16
-
 	// checkInterval is how often an idle applier compares the store's offsets with its own, to notice a rollback.
 	checkInterval = 2 * time.Second
 	// quietInterval is how often a partition without events has its offset moved forward.
@@ -38,9 +33,6 @@ const (
 
 	// verifiableAge is how long after its acceptance an id can still be checked for duplicates.
 	verifiableAge = 48 * time.Hour
-
-	// maxKnownUsers bounds the users whose names and partitions the applier keeps at hand.
-	maxKnownUsers = 1 << 16
 )
 
 // applier tails the journal and applies it to the store. Everything but the fields behind mu belongs to its goroutine.
@@ -54,7 +46,8 @@ type applier struct {
 	checkpoints *checkpoints
 
 	chains    []*chain
-	users     map[string]userInfo
+	answers   chan answer // of calls under way, see call
+	users     *users
 	connected bool
 	position  uint64 // all chains that are not behind have seen the journal up to here
 	reader    *journal.Reader
@@ -75,22 +68,21 @@ type applier struct {
 	oldest   time.Time // stamp of the oldest record that is not applied, zero where there is none
 }
 
-type userInfo struct {
-	name      string
-	partition int
-}
-
 func newApplier(a *Aggregator) *applier {
-	p := &applier{a: a, log: a.log, users: map[string]userInfo{}, endAtOpen: a.journal.End(), segment: -1}
+	p := &applier{a: a, log: a.log, users: newUsers(a.cfg.Store.Partitions()), endAtOpen: a.journal.End(), segment: -1}
 	for i := range a.cfg.Store.Partitions() {
 		p.chains = append(p.chains, newChain(p, i))
 	}
+	p.answers = make(chan answer, len(p.chains))
 	return p
 }
 
 // run applies until ctx ends.
 func (p *applier) run(ctx context.Context) {
-	defer func() { p.rewind(p.position) }()
+	defer func() {
+		p.finishCalls()
+		p.rewind(p.position)
+	}()
 	var retry backoff
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -118,7 +110,7 @@ func stretch(n int) time.Duration {
 	return idleInterval + (loadedInterval-idleInterval)*time.Duration(min(n, loadedEvents))/loadedEvents
 }
 
-// step does one round: connect where needed, retry what failed, fold and apply what is new, let chains catch up, and keep
+// step does one round: connect where needed, fold and apply what is new, retry what failed, let chains catch up, and keep
 // house. It returns an error where no partition takes anything.
 func (p *applier) step(ctx context.Context) (n int, err error) {
 	if !p.connected {
@@ -132,11 +124,15 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 		return n, err
 	}
 	for _, c := range p.chains {
-		if (c.position < p.position || c.batch != nil) && c.due() {
-			p.settle(c, c.catchUp(ctx))
+		if c.missing() && c.due() {
+			p.began(c, c.catchUp(ctx))
 		}
 	}
 	p.check(ctx)
+	p.collect()
+	if p.behind() == p.position && p.a.journal.End() == p.position {
+		p.setOldest(time.Time{})
+	}
 	if p.lost { // what is pending can't all be applied any more
 		if err := p.recount(); err != nil {
 			return n, err
@@ -145,6 +141,13 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 	p.verdicts.dropThrough(p.behind())
 	p.maintain(ctx)
 	return n, p.failure()
+}
+
+// began notes how an attempt ended that called nobody.
+func (p *applier) began(c *chain, err error) {
+	if !c.calling {
+		p.settle(c, err)
+	}
 }
 
 // settle notes how a chain's last attempt ended.
@@ -198,13 +201,15 @@ func (p *applier) wait(ctx context.Context, d time.Duration) {
 		p.sleep(ctx, d)
 	}
 	changed := p.a.journal.Changed()
-	if p.a.journal.End() > p.position {
+	if p.a.journal.End() > p.position || slices.ContainsFunc(p.chains, func(c *chain) bool { return c.missing() && c.due() }) {
 		return
 	}
 	timer := time.NewTimer(checkInterval)
 	defer timer.Stop()
 	select {
 	case <-changed:
+	case a := <-p.answers:
+		p.take(a)
 	case <-timer.C:
 	case <-ctx.Done():
 	}
@@ -222,8 +227,9 @@ func (p *applier) sleep(ctx context.Context, d time.Duration) {
 // fold reads what is new, at most to the end of a segment, and applies it. It returns the number of events read.
 func (p *applier) fold(ctx context.Context) (int, error) {
 	p.full = false
-	if !p.begin() {
-		return 0, nil
+	through, taken, err := p.begin()
+	if err != nil || !taken {
+		return 0, err
 	}
 	if p.reader == nil {
 		r, err := p.a.journal.Reader(p.position)
@@ -248,13 +254,22 @@ func (p *applier) fold(ctx context.Context) (int, error) {
 			p.held, p.full = rec, true // the end of a segment is where checkpoints are made
 			break
 		}
+		if rec.Note == nil && rec.First > through { // an epoch ends behind a record
+			p.held, p.full = rec, true
+			position = max(position, through)
+			break
+		}
 		p.segment = rec.Segment
 		p.noteGap(rec)
 		if rec.Note != nil {
 			continue // verdicts are written by us, and read where we rewind
 		}
-		if n == 0 {
+		switch {
+		case n > 0:
+		case p.behind() == position:
 			p.setOldest(rec.At)
+		default:
+			p.waitsSince(rec.At)
 		}
 		p.foldRecord(rec)
 		n += rec.N
@@ -311,74 +326,44 @@ func (p *applier) view(seq uint64, entry []byte, v *event.View) (userInfo, bool)
 	if len(entry) == 0 {
 		return userInfo{}, false
 	}
-	if err := event.Parse(entry, v); err != nil {
-		// The checksums were right, so it was written like this: by a newer version, or by a bug of ours.
-		panic(fmt.Sprintf("aggregator: event %d of the journal cannot be read: %v", seq, err))
-	}
-	user, ok := p.users[string(v.UserID)]
-	if !ok {
-		if len(p.users) >= maxKnownUsers {
-			clear(p.users)
-		}
-		user = userInfo{name: string(v.UserID), partition: store.PartitionOf(v.UserID, len(p.chains))}
-		p.users[user.name] = user
-	}
-	return user, true
+	return p.users.read(seq, entry, v), true
 }
 
-// apply applies what the chains have folded up to position. Chains that fail keep their batch and fall behind.
+// apply has the store apply what the chains have folded up to position: all partitions at once, as those of a cluster lie
+// on several servers. Chains that fail keep their batch and fall behind.
 func (p *applier) apply(ctx context.Context, position uint64) {
 	if position == p.position {
 		return
 	}
 	p.position = position
-	type attempt struct {
-		chain *chain
-		out   store.Outcome
-		err   error
-	}
-	var attempts []*attempt
 	for _, c := range p.chains {
 		if !c.folding {
 			continue
 		}
-		if err := c.prepare(position); err != nil {
-			p.settle(c, err)
-		} else if c.batch != nil {
-			attempts = append(attempts, &attempt{chain: c})
+		err := c.prepare(position)
+		if err == nil {
+			err = c.send(ctx)
 		}
-	}
-	// The partitions of a cluster lie on several servers: all work at once, and none waits for one that is down.
-	var group errgroup.Group
-	group.SetLimit(maxParallelApplies)
-	for _, a := range attempts {
-		group.Go(func() error {
-			a.out, a.err = a.chain.attempt(ctx)
-			return nil
-		})
-	}
-	_ = group.Wait() // the attempts keep their errors
-	for _, a := range attempts {
-		p.settle(a.chain, a.chain.conclude(ctx, a.out, a.err))
-	}
-	if p.behind() == position && p.a.journal.End() == position {
-		p.setOldest(time.Time{})
+		p.began(c, err)
 	}
 }
 
-// begin prepares the chains for a fold, and returns false where none takes part. Where all are behind the applier
-// moves back to the furthest.
-func (p *applier) begin() bool {
+// begin prepares the chains for a fold up to and including through, and returns false where none takes part. Where all are
+// behind the applier moves back to the furthest.
+func (p *applier) begin() (through uint64, taken bool, err error) {
 	if least := p.behind(); least < p.position && !slices.ContainsFunc(p.chains, func(c *chain) bool {
-		return c.position >= p.position || c.batch != nil || !c.current()
+		return c.position >= p.position || !c.free() || !c.current()
 	}) {
 		p.rewind(least)
 	}
-	any := false
-	for _, c := range p.chains {
-		any = c.begin() || any
+	e, through, err := p.a.history.at(p.position + 1)
+	if err != nil {
+		return 0, false, err
 	}
-	return any
+	for _, c := range p.chains {
+		taken = c.begin(e) || taken
+	}
+	return through, taken, nil
 }
 
 // rewind makes position the place from which the next fold reads.
@@ -449,19 +434,19 @@ func (p *applier) check(ctx context.Context) {
 		return
 	}
 	p.lastCheck = now
-	quiet := now.Sub(p.lastQuiet) >= quietInterval
+	quiet := now.Sub(p.lastQuiet) >= quietInterval || p.a.rebuilder.waits.Load()
 	if quiet {
 		p.lastQuiet = now
 	}
 	for _, c := range p.chains {
-		if c.batch != nil || !c.due() {
+		if !c.free() || !c.due() {
 			continue
 		}
 		last := c.stored
 		if quiet {
 			last = c.position
 		}
-		p.settle(c, c.confirm(ctx, last))
+		c.confirm(ctx, last)
 	}
 }
 

@@ -29,6 +29,7 @@ type chain struct {
 
 	// The fold. folding says that this chain takes part in it.
 	folding bool
+	epoch   *epoch // of all events of the fold
 	folder  *meter.Folder
 	now     time.Time
 	claims  []store.Claim
@@ -40,7 +41,15 @@ type chain struct {
 	batch   *store.Batch
 	moved   counts // the batch's events per type, duplicates included
 	stats   meter.Stats
-	unknown uint64 // events of the batch whose ids were too old to be checked
+	turned  map[string]uint64 // see meter.Delta.Overflow
+	unknown uint64            // events of the batch whose ids were too old to be checked
+
+	// loading says that what the store holds is not read yet, and known what of it the accounts don't include yet. See load.
+	loading bool
+	known   []store.Producer
+
+	// calling says that the store is being asked something, late that it has not answered in time. See call.
+	calling, late bool
 
 	// err is how the last attempt ended, retryAt when the next one is due.
 	err     error
@@ -49,7 +58,7 @@ type chain struct {
 }
 
 func newChain(p *applier, partition int) *chain {
-	return &chain{p: p, partition: partition, folder: meter.NewFolder(p.a.cfg.Meters), seen: map[[16]byte]int64{}}
+	return &chain{p: p, partition: partition, seen: map[[16]byte]int64{}}
 }
 
 // id is the producer's id.
@@ -59,16 +68,22 @@ func (c *chain) id() string { return c.p.identity.Producers[c.producer].ID }
 // are applied apart, so that no batch spans two.
 func (c *chain) current() bool { return c.producer == len(c.p.identity.Producers)-1 }
 
-// begin starts a fold, and says whether the chain takes part in it.
-func (c *chain) begin() bool {
-	c.folding = c.position >= c.p.position && c.batch == nil && c.current()
+// free says that nothing of the chain is on its way to the store, or from there.
+func (c *chain) free() bool { return c.batch == nil && !c.calling && !c.loading }
+
+// begin starts a fold of events of an epoch, and says whether the chain takes part in it.
+func (c *chain) begin(e *epoch) bool {
+	c.folding = c.position >= c.p.position && c.free() && c.current()
 	if c.folding {
-		c.reset()
+		c.reset(e)
 	}
 	return c.folding
 }
 
-func (c *chain) reset() {
+func (c *chain) reset(e *epoch) {
+	if c.epoch != e {
+		c.epoch, c.folder = e, meter.NewFolder(e.Meters, c.p.a.labels.Labels)
+	}
 	c.folder.Reset(c.p.a.Oldest())
 	c.unknown = 0
 	c.now = c.p.a.cfg.Now()
@@ -125,14 +140,6 @@ func (c *chain) prepare(position uint64) error {
 	return c.judge(c.found)
 }
 
-// apply ends the fold at position and applies it.
-func (c *chain) apply(ctx context.Context, position uint64) error {
-	if err := c.prepare(position); err != nil {
-		return err
-	}
-	return c.send(ctx)
-}
-
 // claimCost is how many cells a claim counts for: ids arrive in random order, so each one takes the store a page of its own.
 const claimCost = 2
 
@@ -142,8 +149,11 @@ func (c *chain) full() bool {
 	return limit > 0 && c.folder.Cells()+claimCost*len(c.claims) >= limit
 }
 
-// judge journals verdicts.
+// judge makes durable what a batch builds on: the labels that it uses, and verdicts, which it journals.
 func (c *chain) judge(duplicates []uint64) error {
+	if err := c.p.a.labels.save(); err != nil {
+		return err
+	}
 	if len(duplicates) == 0 {
 		return nil
 	}
@@ -159,11 +169,13 @@ func (c *chain) makeBatch(position uint64) {
 	delta := c.folder.Delta()
 	c.moved = counts{}
 	for s, n := range delta.Totals {
-		c.moved[s.A] += n
+		if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
+			c.moved[s.A] += n
+		}
 	}
 	totals := maps.Clone(c.totals)
 	changed := addTotals(totals, delta.Totals, c.p.a.accounts.name)
-	c.stats = c.folder.Stats()
+	c.stats, c.turned = c.folder.Stats(), delta.Overflow
 	c.batch = &store.Batch{
 		Producer:  c.id(),
 		Session:   c.p.identity.Session,
@@ -176,7 +188,7 @@ func (c *chain) makeBatch(position uint64) {
 	}
 }
 
-// send applies the batch, if there is one.
+// send has the batch applied, if there is one.
 func (c *chain) send(ctx context.Context) error {
 	if c.batch == nil {
 		return nil
@@ -184,43 +196,36 @@ func (c *chain) send(ctx context.Context) error {
 	if err := c.judge(c.found); err != nil {
 		return err
 	}
-	out, err := c.attempt(ctx)
-	return c.conclude(ctx, out, err)
+	batch, began := c.batch, time.Now()
+	c.call(func() func() error {
+		out, err := c.p.a.cfg.Store.Apply(ctx, batch)
+		c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
+		return func() error { return c.conclude(ctx, out, err) }
+	})
+	return nil
 }
 
-// attempt gives the batch to the store once. It may run beside the attempts of other chains.
-func (c *chain) attempt(ctx context.Context) (store.Outcome, error) {
-	began := time.Now()
-	out, err := c.p.a.cfg.Store.Apply(ctx, c.batch)
-	c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
-	if err != nil {
-		err = fmt.Errorf("apply to partition %d: %w", c.partition, err)
-	}
-	return out, err
-}
-
-// conclude goes on from an attempt until the store has taken the batch or says that the chain is elsewhere.
+// conclude goes on from the store's answer to the batch.
 func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) error {
-	for err == nil {
-		switch {
-		case out.Applied:
-			c.finish(out)
-			return nil
-		case len(out.Taken) > 0:
-			duplicates := make([]uint64, len(out.Taken))
-			for i, taken := range out.Taken {
-				duplicates[i] = c.claimed[taken]
-			}
-			if err := c.refold(duplicates); err != nil {
-				return err
-			}
-			out, err = c.attempt(ctx)
-		default:
-			// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
-			return c.moveTo(ctx, out.Offset)
+	switch {
+	case err != nil:
+		return fmt.Errorf("apply to partition %d: %w", c.partition, err)
+	case out.Applied:
+		c.finish(out)
+		return nil
+	case len(out.Taken) > 0:
+		duplicates := make([]uint64, len(out.Taken))
+		for i, taken := range out.Taken {
+			duplicates[i] = c.claimed[taken]
 		}
+		if err := c.refold(duplicates); err != nil {
+			return err
+		}
+		return c.send(ctx)
+	default:
+		// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
+		return c.moveTo(ctx, out.Offset)
 	}
-	return err
 }
 
 // refold folds the batch's events again, without duplicates that the store knows of.
@@ -236,12 +241,17 @@ func (c *chain) refold(duplicates []uint64) error {
 	return c.judge(c.found)
 }
 
-// read folds this chain's events behind its position, up to target or until there are enough for one fold. It returns
-// where it ended.
+// read folds this chain's events behind its position, up to target, to the end of an epoch, or until there are enough for
+// one fold. It returns where it ended.
 func (c *chain) read(target uint64) (uint64, error) {
-	c.reset()
-	position, n := c.position, 0
-	err := c.p.records(c.position, func(rec *journal.Record) bool {
+	e, through, err := c.p.a.history.at(c.position + 1)
+	if err != nil {
+		return 0, err
+	}
+	c.reset(e)
+	target = min(target, through)
+	position, n, more := c.position, 0, true
+	err = c.p.records(c.position, func(rec *journal.Record) bool {
 		if rec.Note != nil {
 			return true
 		}
@@ -252,8 +262,12 @@ func (c *chain) read(target uint64) (uint64, error) {
 			}
 		})
 		position = max(position, min(target, rec.First+uint64(rec.N)-1))
-		return position < target && n < maxFoldEvents && !c.full()
+		more = position < target && n < maxFoldEvents && !c.full()
+		return more
 	})
+	if more { // what the journal lacks at its end is damaged
+		position = target
+	}
 	return position, err
 }
 
@@ -265,27 +279,31 @@ func (c *chain) finish(out store.Outcome) {
 	c.position = max(c.position, batch.Last)
 	maps.Copy(c.totals, batch.Totals)
 	c.p.a.accounts.apply(totalsOf{batch.Producer, c.partition}, c.moved, batch.Totals)
-	c.p.a.metrics.applied(c.stats, out.Overflow, c.unknown)
+	c.p.a.metrics.applied(c.stats, out.Overflow, c.turned, c.unknown)
 }
 
 // confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.
-func (c *chain) confirm(ctx context.Context, last uint64) error {
-	last = min(last, c.until)
-	out, err := c.p.a.cfg.Store.Apply(ctx, &store.Batch{
+func (c *chain) confirm(ctx context.Context, last uint64) {
+	batch := &store.Batch{
 		Producer:  c.id(),
 		Session:   c.p.identity.Session,
 		Partition: c.partition,
 		Prev:      c.stored,
-		Last:      max(last, c.stored),
+		Last:      max(min(last, c.until), c.stored),
+	}
+	c.call(func() func() error {
+		out, err := c.p.a.cfg.Store.Apply(ctx, batch)
+		return func() error {
+			if err != nil {
+				return fmt.Errorf("compare offset of partition %d: %w", c.partition, err)
+			}
+			if !out.Applied {
+				return c.moveTo(ctx, out.Offset)
+			}
+			c.stored = out.Offset
+			return nil
+		}
 	})
-	if err != nil {
-		return fmt.Errorf("compare offset of partition %d: %w", c.partition, err)
-	}
-	if !out.Applied {
-		return c.moveTo(ctx, out.Offset)
-	}
-	c.stored = out.Offset
-	return nil
 }
 
 // moveTo follows the store to the offset found there: forward where a batch had taken effect unnoticed, back where the
@@ -297,28 +315,33 @@ func (c *chain) moveTo(ctx context.Context, found uint64) error {
 			"partition", c.partition, "applied", c.stored, "found", found)
 	}
 	c.batch = nil
-	if err := c.load(ctx); err != nil {
-		return err
-	}
-	return c.p.recount()
+	c.load(ctx, c.p.recount)
+	return nil
 }
 
 // due says that nothing forbids an attempt now.
-func (c *chain) due() bool { return c.err == nil || !time.Now().Before(c.retryAt) }
+func (c *chain) due() bool { return !c.calling && (c.err == nil || !time.Now().Before(c.retryAt)) }
 
-// catchUp sends the batch that failed, or applies what the chain has missed, one fold at a time.
+// missing says that the chain has something to catch up with, which begin leaves to it.
+func (c *chain) missing() bool { return c.position < c.p.position || c.batch != nil || c.loading }
+
+// catchUp sends the batch that failed, or what the chain has missed, one fold at a time.
 func (c *chain) catchUp(ctx context.Context) error {
 	switch {
 	case c.batch != nil:
 		return c.send(ctx)
-	case c.position >= c.until:
-		return c.load(ctx) // on to the next producer
+	case c.loading || c.position >= c.until: // it could not be read, or on to the next producer
+		c.load(ctx, c.p.recount)
+		return nil
 	}
 	position, err := c.read(min(c.p.position, c.until))
 	if err != nil {
 		return err
 	}
-	return c.apply(ctx, position)
+	if err := c.prepare(position); err != nil {
+		return err
+	}
+	return c.send(ctx)
 }
 
 // records calls f for the records behind after, until it returns false or the journal ends.

@@ -25,6 +25,8 @@ type checkpoint struct {
 	// Accepted has the number of events per type up to Seq, without the damaged ones, which are in Damaged.
 	Accepted counts `json:"accepted"`
 	Damaged  []run  `json:"damaged,omitempty"`
+	// Newest is when the last event of each type was accepted.
+	Newest times `json:"newest,omitempty"`
 	// Totals are the lifetime totals per producer id and partition.
 	Totals map[string][]meter.Totals `json:"totals"`
 }
@@ -97,7 +99,7 @@ func (c *checkpoints) write(cp *checkpoint) error {
 // newest returns the newest checkpoint, or one of nothing.
 func (c *checkpoints) newest() *checkpoint {
 	if len(c.list) == 0 {
-		return &checkpoint{Segment: -1, Accepted: counts{}, Totals: map[string][]meter.Totals{}}
+		return &checkpoint{Segment: -1, Accepted: counts{}, Newest: times{}, Totals: map[string][]meter.Totals{}}
 	}
 	return c.list[len(c.list)-1]
 }
@@ -127,7 +129,10 @@ func (c *checkpoints) prune(start uint64) error {
 
 // clone copies what a checkpoint counts, as the beginning of the next.
 func (cp *checkpoint) clone() *checkpoint {
-	next := &checkpoint{Seq: cp.Seq, Accepted: maps.Clone(cp.Accepted), Damaged: slices.Clone(cp.Damaged), Totals: map[string][]meter.Totals{}}
+	next := &checkpoint{
+		Seq: cp.Seq, Accepted: maps.Clone(cp.Accepted), Damaged: slices.Clone(cp.Damaged), Newest: times{}, Totals: map[string][]meter.Totals{},
+	}
+	maps.Copy(next.Newest, cp.Newest)
 	for id, partitions := range cp.Totals {
 		for _, totals := range partitions {
 			next.Totals[id] = append(next.Totals[id], maps.Clone(totals))

@@ -26,8 +26,12 @@ func (p *applier) connect(ctx context.Context) error {
 		return err
 	}
 	for _, c := range p.chains {
-		if err := c.load(ctx); err != nil {
-			return err
+		c.load(ctx, nil)
+	}
+	p.finishCalls()
+	for _, c := range p.chains {
+		if c.err != nil {
+			return c.err
 		}
 	}
 	if err := p.recount(); err != nil {
@@ -131,57 +135,97 @@ func (p *applier) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// load sets the chain to where the store is.
-func (c *chain) load(ctx context.Context) error {
-	producers := c.p.identity.Producers
-	for k := range producers {
-		st, err := c.p.a.cfg.Store.Producer(ctx, c.partition, producers[k].ID)
-		if err != nil {
-			return fmt.Errorf("read producer of partition %d: %w", c.partition, err)
+// load sets the chain to where the store is, and then goes on with then, which may be nil.
+func (c *chain) load(ctx context.Context, then func() error) {
+	c.loading = true
+	producers := c.p.identity.Producers // none is added once the store has been met
+	c.call(func() func() error {
+		var known []store.Producer
+		var err error
+		for k := range producers {
+			var st store.Producer
+			if st, err = c.p.a.cfg.Store.Producer(ctx, c.partition, producers[k].ID); err != nil {
+				break
+			}
+			if known = append(known, st); c.from(k, st) < c.p.identity.until(k, c.partition) {
+				break
+			}
 		}
-		c.p.a.accounts.setTotals(totalsOf{producers[k].ID, c.partition}, st.Totals)
+		return func() error {
+			if err != nil {
+				return fmt.Errorf("read producer of partition %d: %w", c.partition, err)
+			}
+			c.set(known)
+			return c.seed(ctx, then)
+		}
+	})
+}
+
+// from returns the event behind which a producer goes on.
+func (c *chain) from(producer int, st store.Producer) uint64 {
+	return max(st.Offset, c.p.identity.Producers[producer].From[c.partition])
+}
+
+// set takes over what the store knows of the first producers, of which the last is the one to go on with. The accounts get
+// it when pending is counted anew, since the two belong together.
+func (c *chain) set(known []store.Producer) {
+	c.known = known
+	for k, st := range known {
+		c.p.a.labels.Learn(st.Totals)
 		c.producer, c.until = k, c.p.identity.until(k, c.partition)
-		c.stored, c.totals = st.Offset, maps.Clone(st.Totals)
-		c.position = max(st.Offset, producers[k].From[c.partition])
+		c.stored, c.position, c.totals = st.Offset, c.from(k, st), maps.Clone(st.Totals)
 		if c.totals == nil {
 			c.totals = meter.Totals{}
 		}
-		if c.position < c.until {
-			break
-		}
 	}
-	return c.seed(ctx)
 }
 
-// seed brings a chain whose next events have left the journal to the checkpoint at the journal's beginning.
-func (c *chain) seed(ctx context.Context) error {
+// seed brings a chain whose next events have left the journal to the checkpoint at the journal's beginning, and then goes
+// on with then.
+func (c *chain) seed(ctx context.Context, then func() error) error {
 	start := c.p.a.journal.Start()
 	if c.position+1 >= start {
-		return nil
+		c.loading = false
+		if then == nil {
+			return nil
+		}
+		return then()
 	}
 	cp := c.p.checkpoints.at(start - 1)
 	if cp == nil || cp.Seq < start-1 {
 		return fmt.Errorf("the store has partition %d at event %d, the journal begins at %d, and no checkpoint lies there: "+
 			"restore <data>/checkpoints, or the database, from a backup", c.partition, c.position, start)
 	}
-	totals := maps.Clone(cp.totals(c.id(), c.partition, len(c.p.chains)))
-	last := min(cp.Seq, c.until)
-	out, err := c.p.a.cfg.Store.Apply(ctx, &store.Batch{
-		Producer: c.id(), Session: c.p.identity.Session, Partition: c.partition, Prev: c.stored, Last: last, Totals: totals,
+	batch := &store.Batch{
+		Producer: c.id(), Session: c.p.identity.Session, Partition: c.partition, Prev: c.stored, Last: min(cp.Seq, c.until),
+		Totals: maps.Clone(cp.totals(c.id(), c.partition, len(c.p.chains))),
+	}
+	c.call(func() func() error {
+		out, err := c.p.a.cfg.Store.Apply(ctx, batch)
+		return func() error {
+			if err != nil {
+				return fmt.Errorf("apply checkpoint to partition %d: %w", c.partition, err)
+			}
+			if !out.Applied {
+				return fmt.Errorf("apply checkpoint to partition %d: the offset %d became %d meanwhile", c.partition, batch.Prev, out.Offset)
+			}
+			c.p.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.partition, "checkpoint_segment", cp.Segment)
+			c.load(ctx, then)
+			return nil
+		}
 	})
-	if err != nil {
-		return fmt.Errorf("apply checkpoint to partition %d: %w", c.partition, err)
-	}
-	if !out.Applied {
-		return fmt.Errorf("apply checkpoint to partition %d: the offset %d became %d meanwhile", c.partition, c.stored, out.Offset)
-	}
-	c.p.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.partition, "checkpoint_segment", cp.Segment)
-	return c.load(ctx)
+	return nil
 }
 
 // recount reads the journal behind the chain that is furthest behind: it counts what is pending, and collects verdicts.
 func (p *applier) recount() error {
 	through := p.a.accounts.recount()
+	for _, c := range p.chains {
+		for k, st := range c.known {
+			p.a.accounts.setTotals(totalsOf{p.identity.Producers[k].ID, c.partition}, st.Totals)
+		}
+		c.known = nil
+	}
 	pending := counts{}
 	p.verdicts = seqSet{}
 	least := p.chains[0].position
@@ -223,9 +267,10 @@ func (p *applier) recoverAccepted() error {
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
 		p.each(rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
+			cp.Newest.set(string(v.Type), v.AcceptedMillis)
 		})
 		return true
 	})
-	p.a.accounts.restore(cp.Accepted, p.a.journal.End())
+	p.a.accounts.restore(cp.Accepted, cp.Newest, p.a.journal.End())
 	return err
 }

@@ -32,13 +32,26 @@ func (c counts) admit(eventType string) string {
 func (c counts) add(eventType string, n uint64) { c[c.admit(eventType)] += n }
 
 // addTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
-// under which an event type is counted.
+// under which an event type is counted. A total stays at meter.MaxTotal.
 func addTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {
 	changed := meter.Totals{}
 	for s, n := range increments {
-		s.A = admitted(s.A)
-		totals[s] += n
+		if meter.TypeFamily(s.Family) {
+			s.A = admitted(s.A)
+		}
+		totals[s] = min(totals[s]+n, meter.MaxTotal)
 		changed[s] = totals[s]
 	}
 	return changed
+}
+
+// times are Unix milliseconds per event type, of at most as many types as counts admits.
+type times map[string]int64
+
+// set notes a later event, by its place in the journal: a clock that was ahead for a while is forgotten with the next one.
+func (t times) set(eventType string, millis int64) {
+	if _, known := t[eventType]; !known && len(t) >= maxLifetimeTypes {
+		eventType = event.Other
+	}
+	t[eventType] = millis
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -31,10 +33,60 @@ type faulty struct {
 	before, after int
 	// broken is a partition that fails until it is healed, −1 none.
 	broken int
+	// hung is a partition that answers nothing until released is closed, −1 none. late are the batches that were sent to it
+	// meanwhile and given up; they take effect when it goes on.
+	hung     int
+	released chan struct{}
+	late     []*store.Batch
 }
 
+// hungTimeout is how long a call waits for a partition that hangs.
+const hungTimeout = 5 * time.Second
+
 func newFaulty(partitions int) *faulty {
-	return &faulty{inner: storetest.NewMemory(partitions), broken: -1}
+	return &faulty{inner: storetest.NewMemory(partitions), broken: -1, hung: -1}
+}
+
+// hang lets a partition hang, and release lets it go on.
+func (f *faulty) hang(partition int) {
+	f.release()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hung, f.released = partition, make(chan struct{})
+}
+
+func (f *faulty) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hung < 0 {
+		return
+	}
+	for _, b := range f.late {
+		_, _ = f.inner.Apply(context.Background(), b) // nobody learns of it
+	}
+	close(f.released)
+	f.hung, f.late = -1, nil
+}
+
+// reach waits while a partition hangs. It returns an error where that takes too long; b may then take effect later.
+func (f *faulty) reach(partition int, b *store.Batch) error {
+	f.mu.Lock()
+	hung, released := f.hung, f.released
+	f.mu.Unlock()
+	if partition != hung {
+		return nil
+	}
+	select {
+	case <-released:
+		return nil
+	case <-time.After(hungTimeout):
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if b != nil && f.hung == partition {
+		f.late = append(f.late, b)
+	}
+	return errInjected
 }
 
 var errInjected = errors.New("injected")
@@ -46,6 +98,9 @@ func (f *faulty) current() *storetest.Memory {
 }
 
 func (f *faulty) Apply(ctx context.Context, b *store.Batch) (store.Outcome, error) {
+	if err := f.reach(b.Partition, b); err != nil {
+		return store.Outcome{}, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -87,6 +142,9 @@ func (f *faulty) Partitions() int { return f.current().Partitions() }
 func (f *faulty) MaxCells() int   { return 0 }
 func (f *faulty) Close() error    { return nil }
 func (f *faulty) Producer(ctx context.Context, p int, id string) (store.Producer, error) {
+	if err := f.reach(p, nil); err != nil {
+		return store.Producer{}, err
+	}
 	return f.current().Producer(ctx, p, id)
 }
 func (f *faulty) Producers(ctx context.Context) ([]store.Producer, error) {
@@ -110,7 +168,11 @@ type sent struct {
 	ID       string            `json:"id,omitempty"`
 	UserID   string            `json:"user_id"`
 	Type     string            `json:"event_type"`
+	Source   string            `json:"source,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
+	// CreatedAt is set where Late is: how long before its acceptance the event was created.
+	CreatedAt time.Time     `json:"created_at,omitzero"`
+	Late      time.Duration `json:"-"`
 }
 
 // ledger is what the sender knows: every event that was acknowledged, counted the naive way.
@@ -118,11 +180,12 @@ type ledger struct {
 	accepted uint64
 	counted  map[string]uint64 // "day type user"
 	types    map[string]uint64
+	families map[string]uint64    // see families
 	latest   map[string]time.Time // acceptance of the counted event of a "user id"
 }
 
 func newLedger() *ledger {
-	return &ledger{counted: map[string]uint64{}, types: map[string]uint64{}, latest: map[string]time.Time{}}
+	return &ledger{counted: map[string]uint64{}, types: map[string]uint64{}, families: map[string]uint64{}, latest: map[string]time.Time{}}
 }
 
 func (l *ledger) add(e sent, at time.Time) {
@@ -134,8 +197,11 @@ func (l *ledger) add(e sent, at time.Time) {
 		}
 		l.latest[key] = at
 	}
-	l.counted[fmt.Sprintf("%s %s %s", event.DayOf(at), e.Type, e.UserID)]++
+	l.counted[fmt.Sprintf("%s %s %s", event.DayOf(at.Add(-e.Late)), e.Type, e.UserID)]++
 	l.types[e.Type]++
+	for key, n := range families(e) {
+		l.families[key] += n
+	}
 }
 
 // daemon is one data directory with an open aggregator.
@@ -174,11 +240,16 @@ func (d *daemon) close() {
 // accept sends events and enters them into the ledger.
 func (d *daemon) accept(l *ledger, events ...sent) {
 	d.t.Helper()
+	now := time.Now().Truncate(time.Millisecond)
+	for i, e := range events {
+		if e.Late > 0 {
+			events[i].CreatedAt = now.Add(-e.Late).UTC()
+		}
+	}
 	body, err := json.Marshal(events)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	now := time.Now().Truncate(time.Millisecond)
 	batch, err := d.decoder.Decode(body, event.JSON, event.Origin{Token: "t", User: "t", AcceptedAt: now, Oldest: d.agg.Oldest()})
 	if err != nil {
 		d.t.Fatalf("decode: %v", err)
@@ -230,7 +301,7 @@ func difference(t testing.TB, l *ledger, st store.Store, daemons ...*daemon) str
 	if diff := cmp.Diff(l.counted, counts(t, st, today-40, today)); diff != "" {
 		return "store and ledger differ (-ledger +store):\n" + diff
 	}
-	types := map[string]uint64{}
+	sum := meter.Totals{}
 	for i, d := range daemons {
 		acc, err := d.agg.Ledger(t.Context())
 		if err != nil {
@@ -249,14 +320,12 @@ func difference(t testing.TB, l *ledger, st store.Store, daemons ...*daemon) str
 			return "totals are not known"
 		}
 		for s, n := range totals {
-			if s.Family == meter.FamilyEvents {
-				types[s.A] += n
-			}
+			sum[s] += n
 		}
 	}
-	maps.DeleteFunc(types, func(_ string, n uint64) bool { return n == 0 })
-	if diff := cmp.Diff(l.types, types); diff != "" {
-		return "lifetime totals and ledger differ (-ledger +totals):\n" + diff
+	want := maps.Clone(l.families)
+	if !slices.ContainsFunc(daemons[0].cfg.Meters, func(m meter.Meter) bool { return m.Metric != nil }) {
+		maps.DeleteFunc(want, func(key string, _ uint64) bool { return strings.HasPrefix(key, "usage_") })
 	}
-	return ""
+	return compareFamilies(want, sum, len(daemons) == 1)
 }

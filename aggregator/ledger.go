@@ -3,11 +3,14 @@ package aggregator
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
 )
 
 // Ledger is the accounts of one data directory since its beginning. In each account
@@ -24,8 +27,10 @@ type Ledger struct {
 	All       Account
 	// Types has an account per event type. The types of damaged events are unknown: only All counts them.
 	Types map[string]Account
-	// Others are the other producers that the store knows.
-	Others []OtherProducer
+	// Others are the other producers that the store knows. OthersStale says that it could not be asked, and that they are those
+	// of the last answer, none where there was none.
+	Others      []OtherProducer
+	OthersStale bool
 }
 
 // Account is a number of events by what became of them.
@@ -45,6 +50,7 @@ type accounts struct {
 	changed  sync.Cond // known or recounting changed
 	end      uint64    // the last event that accepted and pending include
 	accepted counts
+	newest   times
 	pending  counts
 	// gaps are the events that cannot be read any more. damaged is how many of them had not been counted before. surplus is
 	// how many events were counted under our ids by another data directory.
@@ -54,6 +60,7 @@ type accounts struct {
 	known, recounting bool
 	since, before     uint64                    // events committed since recounting began, and events pending before it did
 	totals            map[totalsOf]meter.Totals // copies
+	sum               meter.Totals              // of totals
 }
 
 // totalsOf names the totals of one producer in one partition.
@@ -63,20 +70,20 @@ type totalsOf struct {
 }
 
 func newAccounts() *accounts {
-	a := &accounts{accepted: counts{}, pending: counts{}, totals: map[totalsOf]meter.Totals{}}
+	a := &accounts{accepted: counts{}, newest: times{}, pending: counts{}, totals: map[totalsOf]meter.Totals{}, sum: meter.Totals{}}
 	a.changed.L = &a.mu
 	return a
 }
 
 // restore sets what was accepted before the journal was opened.
-func (a *accounts) restore(accepted counts, end uint64) {
+func (a *accounts) restore(accepted counts, newest times, end uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.accepted, a.end = accepted, end
+	a.accepted, a.newest, a.end = accepted, newest, end
 }
 
 // commit adds a batch that the journal has made durable. It is called in the order of the journal.
-func (a *accounts) commit(first uint64, types []event.TypeCount, n int) {
+func (a *accounts) commit(first uint64, types []event.TypeCount, n int, acceptedMillis int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.end = first + uint64(n) - 1
@@ -85,6 +92,7 @@ func (a *accounts) commit(first uint64, types []event.TypeCount, n int) {
 	}
 	for _, t := range types {
 		a.accepted.add(t.Type, uint64(t.N))
+		a.newest.set(a.admitted(t.Type), acceptedMillis)
 		a.pending[a.admitted(t.Type)] += uint64(t.N)
 	}
 }
@@ -114,14 +122,25 @@ func (a *accounts) apply(of totalsOf, moved counts, changed meter.Totals) {
 	if a.totals[of] == nil {
 		a.totals[of] = meter.Totals{}
 	}
-	maps.Copy(a.totals[of], changed)
+	for s, n := range changed {
+		a.sum[s] += n - a.totals[of][s]
+		a.totals[of][s] = n
+	}
 }
 
 // setTotals replaces the totals of a producer by what the store holds.
 func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for s, n := range a.totals[of] {
+		if a.sum[s] -= n; a.sum[s] == 0 {
+			delete(a.sum, s)
+		}
+	}
 	a.totals[of] = maps.Clone(totals)
+	for s, n := range totals {
+		a.sum[s] += n
+	}
 }
 
 // recount begins to count pending anew and returns the last event that the caller has to count; later ones are counted
@@ -192,13 +211,7 @@ func (a *accounts) gap(r run) bool {
 func (a *accounts) counted() (meter.Totals, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	sum := meter.Totals{}
-	for _, totals := range a.totals {
-		for s, n := range totals {
-			sum[s] += n
-		}
-	}
-	return sum, a.known
+	return maps.Clone(a.sum), a.known
 }
 
 // ledger takes a consistent view. It waits while pending is being counted, and until the store's totals are known.
@@ -248,24 +261,33 @@ func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
 	return l, nil
 }
 
+// othersTimeout bounds the wait for what the store knows of other producers.
+const othersTimeout = 2 * time.Second
+
 // Ledger returns the accounts of this data directory and what the store knows of others. It waits until the store has
-// been reached for the first time, or ctx ends.
+// been reached for the first time, or ctx ends; later the store may be away.
 func (a *Aggregator) Ledger(ctx context.Context) (*Ledger, error) {
 	l, err := a.accounts.ledger(ctx)
 	if err != nil {
 		return nil, err
 	}
-	own := map[string]bool{}
-	for _, p := range a.producers() {
-		own[p] = true
-		l.Producers = append(l.Producers, p)
-	}
+	l.Producers = a.producers()
+	ctx, cancel := context.WithTimeout(ctx, othersTimeout)
+	defer cancel()
 	all, err := a.cfg.Store.Producers(ctx)
-	if err != nil {
-		return nil, err
+	a.othersMu.Lock()
+	defer a.othersMu.Unlock()
+	if err == nil {
+		a.others = othersOf(all, l.Producers)
 	}
+	l.Others, l.OthersStale = a.others, err != nil
+	return l, nil
+}
+
+// othersOf returns what producers have contributed that are not among own.
+func othersOf(all []store.Producer, own []string) (others []OtherProducer) {
 	for _, p := range all {
-		if own[p.ID] {
+		if _, _, rebuild := RebuildOf(p.ID); rebuild || slices.Contains(own, p.ID) {
 			continue
 		}
 		other := OtherProducer{ID: p.ID}
@@ -277,19 +299,53 @@ func (a *Aggregator) Ledger(ctx context.Context) (*Ledger, error) {
 				other.Duplicates += n
 			}
 		}
-		l.Others = append(l.Others, other)
+		others = append(others, other)
 	}
-	return l, nil
+	return others
 }
 
 // Totals returns this data directory's lifetime totals, and false while they are not known: until the store has been
-// reached for the first time, or while the rollups are being rebuilt.
-func (a *Aggregator) Totals() (meter.Totals, bool) { return a.accounts.counted() }
+// reached for the first time. Event types beyond the limit of the label are under event.Other.
+func (a *Aggregator) Totals() (meter.Totals, bool) {
+	totals, known := a.accounts.counted()
+	for s, n := range totals {
+		label, _ := a.labels.EventType(s.A)
+		if meter.TypeFamily(s.Family) && label != s.A {
+			delete(totals, s)
+			s.A = label
+			totals[s] += n
+		}
+	}
+	return totals, known
+}
+
+// Newest returns when the last event of each type was accepted here. Event types beyond the limit of the label are under
+// event.Other.
+func (a *Aggregator) Newest() map[string]time.Time {
+	newest := times{}
+	for t, millis := range a.accounts.newestEvents() {
+		if label, ok := a.labels.EventType(t); ok { // otherwise it is about to be counted
+			newest[label] = max(newest[label], millis)
+		}
+	}
+	list := map[string]time.Time{}
+	for t, millis := range newest {
+		list[t] = time.UnixMilli(millis)
+	}
+	return list
+}
 
 // committed is the journal's callback.
 func (a *Aggregator) committed(first uint64, b journal.Batch) {
 	batch := b.Tag.(*event.Batch)
-	a.accounts.commit(first, batch.Types, batch.N)
+	a.accounts.commit(first, batch.Types, batch.N, batch.AcceptedAt.UnixMilli())
+}
+
+// newestEvents returns when the last event of each type was accepted.
+func (a *accounts) newestEvents() times {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.newest)
 }
 
 // pendingEvents returns the number of events that are pending. While they are being counted anew it is that of before.

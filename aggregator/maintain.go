@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -78,10 +79,10 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 			return nil
 		}
 	}
-	cp := &checkpoint{Accepted: counts{}, Totals: map[string][]meter.Totals{}}
 	a := p.a.accounts
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	cp := &checkpoint{Accepted: counts{}, Newest: maps.Clone(a.newest), Totals: map[string][]meter.Totals{}}
 	for _, r := range a.gaps.runs {
 		if r.Last <= applied {
 			cp.Damaged = append(cp.Damaged, r)
@@ -119,29 +120,25 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 	if err != nil {
 		return nil, err
 	}
-	increments := map[totalsOf]meter.Totals{}
+	again := &refold{p: p, folds: map[refoldKey]*meter.Folder{}}
 	err = p.records(base.Seq, func(rec *journal.Record) bool {
 		if rec.Gap > 0 {
 			cp.Damaged = append(cp.Damaged, run{rec.First - rec.Gap, rec.First - 1})
 		}
 		p.each(rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
-			family := meter.FamilyEvents
-			if verdicts.has(seq) {
-				family = meter.FamilyDuplicates
+			cp.Newest.set(string(v.Type), v.AcceptedMillis)
+			switch f := again.folder(user.partition, seq); {
+			case f == nil:
+			case verdicts.has(seq):
+				f.Duplicate(v)
+			default:
+				f.Add(v, user.name)
 			}
-			of := totalsOf{p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID, user.partition}
-			if increments[of] == nil {
-				increments[of] = meter.Totals{}
-			}
-			increments[of][meter.Series{Family: family, A: string(v.Type)}]++
 		})
-		return rec.First+uint64(rec.N) <= seg.Last
+		return again.err == nil && rec.First+uint64(rec.N) <= seg.Last
 	})
-	for of, n := range increments {
-		addTotals(cp.totals(of.producer, of.partition, len(p.chains)), n, cp.Accepted.admit)
-	}
-	return cp, err
+	return cp, errors.Join(err, again.addTo(cp))
 }
 
 // retire deletes the segments that are applied, in a checkpoint, and older than retention plus graceDays, or older than
@@ -154,11 +151,11 @@ func (p *applier) retire() {
 		total += seg.Bytes
 	}
 	through, early := -1, false
-	newest := p.checkpoints.newest().Segment
+	newest, applied := p.checkpoints.newest().Segment, p.behind() // which is before the newest where the store has lost something
 	for _, seg := range segments {
 		tooLarge := p.a.cfg.RetentionBytes > 0 && total > p.a.cfg.RetentionBytes
 		expired := seg.Newest.Before(deadline)
-		if !seg.Sealed || seg.Index > newest || !tooLarge && !expired {
+		if !seg.Sealed || seg.Index > newest || seg.Last > applied || !tooLarge && !expired {
 			break
 		}
 		through, total = seg.Index, total-seg.Bytes

@@ -12,9 +12,10 @@ import (
 
 // aggregatorMetrics are the applier's. Counters and gauges live in a set, see Help.
 type aggregatorMetrics struct {
+	set                                                *metrics.Set
 	events, duplicates, badValues, expired, unverified *metrics.Counter
 	overflowTypes, overflowReferences                  *metrics.Counter
-	storeErrors, checkpointErrors, rewinds             *metrics.Counter
+	storeErrors, checkpointErrors, rewinds, rebuilds   *metrics.Counter
 	storeAhead, retiredEarly                           *metrics.Gauge
 	applyDuration                                      prometheus.Histogram
 }
@@ -26,8 +27,10 @@ var help = map[string]string{
 	"usaged_expired_events_total":        "Events that were applied after their day had left the retention window; they add to lifetime totals only.",
 	"usaged_ids_unverified_total":        "Events counted without a check for duplicates, since they were applied more than 48 hours after their acceptance.",
 	"usaged_overflow_total":              "Events (kind types) and sums (kind references) counted under __other__ because a limit per day was reached.",
+	"usaged_label_overflow_total":        "Additions to a metric of usage that went under the label value __other__ because the label has as many values as it may, by metric.",
 	"usaged_store_errors_total":          "Attempts to read or write the store that failed and are repeated.",
 	"usaged_rewinds_total":               "Times that the store had lost what was applied to it, so that it was applied again from the journal.",
+	"usaged_rebuilt_events_total":        "Events of the journal that were counted by a meter later than when they were applied, because a rebuild was asked for.",
 	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
 	"usaged_fenced":                      "1 where another process has taken over this producer id and this one has stopped applying.",
 	"usaged_checkpoint_errors_total":     "Checkpoints that could not be written.",
@@ -44,6 +47,7 @@ func Help() map[string]string { return help }
 
 func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggregatorMetrics, error) {
 	m := &aggregatorMetrics{
+		set:                set,
 		events:             set.GetOrCreateCounter("usaged_applied_events_total"),
 		duplicates:         set.GetOrCreateCounter("usaged_duplicate_events_total"),
 		badValues:          set.GetOrCreateCounter("usaged_bad_values_total"),
@@ -54,14 +58,19 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 		storeErrors:        set.GetOrCreateCounter("usaged_store_errors_total"),
 		checkpointErrors:   set.GetOrCreateCounter("usaged_checkpoint_errors_total"),
 		rewinds:            set.GetOrCreateCounter("usaged_rewinds_total"),
+		rebuilds:           set.GetOrCreateCounter("usaged_rebuilt_events_total"),
 		storeAhead:         set.GetOrCreateGauge("usaged_store_ahead", nil),
 		retiredEarly:       set.GetOrCreateGauge("usaged_journal_retired_early", nil),
 		applyDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:                        "usaged_apply_duration_seconds",
-			Help:                        "Duration of applying one batch to one partition of the store.",
-			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
-			NativeHistogramBucketFactor: 1.1,
+			Name:                           "usaged_apply_duration_seconds",
+			Help:                           "Duration of applying one batch to one partition of the store.",
+			Buckets:                        []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramMaxBucketNumber: 160,
 		}),
+	}
+	for _, name := range meter.CappedMetrics {
+		m.labelOverflow(name)
 	}
 	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return p.lag().Seconds() })
 	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.pendingEvents()) })
@@ -75,14 +84,29 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 	return m, nil
 }
 
-func (m *aggregatorMetrics) applied(stats meter.Stats, overflow store.Overflow, unverified uint64) {
+func (m *aggregatorMetrics) applied(stats meter.Stats, overflow store.Overflow, labels map[string]uint64, unverified uint64) {
 	m.events.AddInt64(int64(stats.Events))
 	m.duplicates.AddInt64(int64(stats.Duplicates))
 	m.badValues.AddInt64(int64(stats.BadValues))
 	m.expired.AddInt64(int64(stats.Expired))
 	m.unverified.AddInt64(int64(unverified))
+	for name, n := range labels {
+		m.labelOverflow(name).AddInt64(int64(n))
+	}
 	m.overflowTypes.AddInt64(int64(overflow.Types))
 	m.overflowReferences.AddInt64(int64(overflow.References))
+}
+
+// rebuilt counts what a rebuild has applied.
+func (m *aggregatorMetrics) rebuilt(events int, stats meter.Stats, overflow store.Overflow) {
+	m.rebuilds.AddInt64(int64(events))
+	m.badValues.AddInt64(int64(stats.BadValues))
+	m.overflowReferences.AddInt64(int64(overflow.References))
+}
+
+// labelOverflow counts what a metric of usage has under __other__ for want of room.
+func (m *aggregatorMetrics) labelOverflow(name string) *metrics.Counter {
+	return m.set.GetOrCreateCounter(fmt.Sprintf("usaged_label_overflow_total{metric=%q}", name))
 }
 
 func boolValue(b bool) float64 {

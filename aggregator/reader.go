@@ -44,8 +44,8 @@ type Reader struct {
 type ReaderConfig struct {
 	// Store has the rollups. Required.
 	Store store.Store
-	// Meters are those of the aggregator that fills the store.
-	Meters []meter.Meter
+	// Meters returns those in force in the aggregator that fills the store. Required.
+	Meters func() []meter.Meter
 	// Retention is the longest window, in days. Required.
 	Retention int
 	// Now is the clock, time.Now where nil.
@@ -159,37 +159,14 @@ func (r *Reader) Summary(ctx context.Context, w Window, q SummaryQuery) ([]TypeU
 	return summary, nil
 }
 
-// Meters returns the names of the meters, sorted.
-func (r *Reader) Meters() []string {
-	var names []string
-	for _, m := range r.cfg.Meters {
-		names = append(names, m.Name)
-	}
-	slices.Sort(names)
-	return names
+// Meters returns the meters in force, in the order of their names.
+func (r *Reader) Meters() []meter.Meter {
+	return slices.SortedFunc(slices.Values(r.cfg.Meters()), func(a, b meter.Meter) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func (r *Reader) meter(name string) *meter.Meter {
-	if i := slices.IndexFunc(r.cfg.Meters, func(m meter.Meter) bool { return m.Name == name }); i >= 0 {
-		return &r.cfg.Meters[i]
-	}
-	return nil
-}
-
-// Default returns the dimension in which a meter is answered when none is asked for.
-func (r *Reader) Default(name string) meter.Dim {
-	if m := r.meter(name); m != nil {
-		return m.Default()
-	}
-	return meter.ByUser
-}
-
-// Meter returns the totals of a meter, the top largest or, with 0, all: in descending order, ties in order of the key.
-func (r *Reader) Meter(ctx context.Context, w Window, name string, dim meter.Dim, top int) ([]Total, error) {
-	m := r.meter(name)
-	if m == nil {
-		return nil, ErrNoMeter
-	}
+// Meter returns the totals of a meter, the top largest or, with 0, all: in descending order, ties in order of the key. The
+// error is ErrNoReference where the meter has no such dimension.
+func (r *Reader) Meter(ctx context.Context, w Window, m *meter.Meter, dim meter.Dim, top int) ([]Total, error) {
 	if dim == meter.ByReference && m.Reference == "" {
 		return nil, ErrNoReference
 	}
@@ -205,24 +182,80 @@ func (r *Reader) Meter(ctx context.Context, w Window, name string, dim meter.Dim
 	return busiest(totals, top), err
 }
 
-// DayTypes are the events of one day by type.
-type DayTypes struct {
-	Day   event.Day
-	Types map[string]uint64
+// DayTotals are the totals of one day, by event type or by meter.
+type DayTotals struct {
+	Day    event.Day
+	Totals map[string]uint64
 }
 
-// Daily returns every day of the window, oldest first.
-func (r *Reader) Daily(ctx context.Context, w Window) ([]DayTypes, error) {
+// Daily returns the events by type of every day of the window, oldest first.
+func (r *Reader) Daily(ctx context.Context, w Window) ([]DayTotals, error) {
 	days := w.Days()
 	types, err := r.cfg.Store.Types(ctx, days)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]DayTypes, len(days))
+	list := make([]DayTotals, len(days))
 	for i, day := range days {
-		list[i] = DayTypes{Day: day, Types: types[i]}
+		list[i] = DayTotals{Day: day, Totals: types[i]}
 	}
 	return list, nil
+}
+
+// DailyMeters returns what each meter counted on every day of the window, over all users, oldest first. A meter that has
+// read nothing on a day is left out.
+func (r *Reader) DailyMeters(ctx context.Context, w Window, meters []meter.Meter) ([]DayTotals, error) {
+	list, err := r.Daily(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	days, versions, types, err := r.window(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	var summed []meter.Rollup // of meters that don't count events: that is known of each type
+	for i := range meters {
+		for _, rollup := range meters[i].Rollups(meter.ByUser, types) {
+			if rollup.Meter != "" {
+				summed = append(summed, rollup)
+			}
+		}
+	}
+	if err := r.fill(ctx, summed, days, versions); err != nil {
+		return nil, err
+	}
+	for i := range list {
+		totals := map[string]uint64{}
+		for k := range meters {
+			n, found, err := r.dayTotal(ctx, &meters[k], days[i], versions[i], list[i].Totals)
+			if err != nil {
+				return nil, err
+			}
+			if found {
+				totals[meters[k].Name] = n
+			}
+		}
+		list[i].Totals = totals
+	}
+	return list, nil
+}
+
+// dayTotal returns what a meter counted on a day with events of these types, and whether it has read any.
+func (r *Reader) dayTotal(ctx context.Context, m *meter.Meter, day event.Day, version string, types map[string]uint64) (n uint64, found bool, err error) {
+	for _, rollup := range m.Rollups(meter.ByUser, slices.Collect(maps.Keys(types))) {
+		if rollup.Meter == "" {
+			n, found = n+types[rollup.Type], true
+			continue
+		}
+		users, err := r.sum(ctx, []meter.Rollup{rollup}, []event.Day{day}, []string{version})
+		if err != nil {
+			return 0, false, err
+		}
+		for _, user := range users {
+			n, found = n+user.N, true
+		}
+	}
+	return n, found, nil
 }
 
 // window reads what every answer begins with: the versions of the days and the types that occur in them.
@@ -392,8 +425,9 @@ func (r *Reader) warmOnce(ctx context.Context) error {
 	for _, t := range types {
 		rollups = append(rollups, meter.TypeRollup(t))
 	}
-	for i := range r.cfg.Meters {
-		m := &r.cfg.Meters[i]
+	meters := r.cfg.Meters()
+	for i := range meters {
+		m := &meters[i]
 		rollups = append(rollups, m.Rollups(meter.ByUser, nil)...)
 		if m.Reference != "" {
 			rollups = append(rollups, m.Rollups(meter.ByReference, nil)...)

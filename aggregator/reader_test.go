@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -57,7 +58,7 @@ func (f *filler) add(t testing.TB, day event.Day, r meter.Rollup, cells meter.Ce
 }
 
 func newReader(st store.Store) *aggregator.Reader {
-	return aggregator.NewReader(aggregator.ReaderConfig{Store: st, Meters: meter.Builtin(), Retention: 30, Now: func() time.Time { return noon }})
+	return aggregator.NewReader(aggregator.ReaderConfig{Store: st, Meters: meter.Builtin, Retention: 30, Now: func() time.Time { return noon }})
 }
 
 func TestSummaryFiltersAndOrders(t *testing.T) {
@@ -96,6 +97,11 @@ func TestSummaryFiltersAndOrders(t *testing.T) {
 	}
 }
 
+// meterNamed returns the meter with a name.
+func meterNamed(list []meter.Meter, name string) *meter.Meter {
+	return &list[slices.IndexFunc(list, func(m meter.Meter) bool { return m.Name == name })]
+}
+
 func TestMeterAnswersInBothDimensions(t *testing.T) {
 	st := storetest.NewMemory(1)
 	f, today := &filler{st: st}, event.DayOf(noon)
@@ -112,11 +118,11 @@ func TestMeterAnswersInBothDimensions(t *testing.T) {
 	}{
 		{"users", meter.ByUser, []aggregator.Total{{Key: "cy", N: 4}, {Key: "ann", N: 3}, {Key: "bob", N: 1}}},
 		{"queries", meter.ByUser, []aggregator.Total{{Key: "ann", N: 3}, {Key: "bob", N: 1}}},
-		{"queries", r.Default("queries"), []aggregator.Total{{Key: "how many?", N: 3}}},
-		{"llm-tokens", r.Default("llm-tokens"), []aggregator.Total{{Key: "cy", N: 0}}},
+		{"queries", meter.ByReference, []aggregator.Total{{Key: "how many?", N: 3}}},
+		{"llm-tokens", meter.ByUser, []aggregator.Total{{Key: "cy", N: 0}}},
 		{"dashboards", meter.ByReference, []aggregator.Total{}},
 	} {
-		got, err := r.Meter(t.Context(), r.Window(7), c.name, c.dim, 0)
+		got, err := r.Meter(t.Context(), r.Window(7), meterNamed(r.Meters(), c.name), c.dim, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,10 +130,7 @@ func TestMeterAnswersInBothDimensions(t *testing.T) {
 			t.Errorf("%s by %s: %s", c.name, c.dim, diff)
 		}
 	}
-	if _, err := r.Meter(t.Context(), r.Window(7), "nothing", meter.ByUser, 0); !errors.Is(err, aggregator.ErrNoMeter) {
-		t.Errorf("unknown meter: %v", err)
-	}
-	if _, err := r.Meter(t.Context(), r.Window(7), "users", meter.ByReference, 0); !errors.Is(err, aggregator.ErrNoReference) {
+	if _, err := r.Meter(t.Context(), r.Window(7), meterNamed(r.Meters(), "users"), meter.ByReference, 0); !errors.Is(err, aggregator.ErrNoReference) {
 		t.Errorf("meter without reference: %v", err)
 	}
 }

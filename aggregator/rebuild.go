@@ -1,0 +1,390 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/meter"
+	"usaged/aggregator/store"
+)
+
+// rebuilder counts, where it is asked to, the events of a meter that were accepted before the meter was put in force.
+//
+// What it adds to the store it adds under producers of its own: for each producer of this data directory and each meter one,
+// whose offset says how far the past has been counted. So all that holds for events holds for the past: a batch takes
+// effect once whatever is retried or killed, what the store has lost is counted again, and copies of a data directory
+// count what they share once. It reads the journal by itself, on its own goroutine; the applier never waits for it.
+//
+// It counts behind the applier only: events up to an offset that the store has for the applied producer. By then the
+// verdicts on them are in the journal. The rebuild's own offset is read before that one, so where the store has lost what was
+// applied, the rebuild waits until it is there again and reads the verdicts anew.
+type rebuilder struct {
+	a   *Aggregator
+	log *slog.Logger
+
+	wake chan struct{}
+	// waits says that a rebuild waits for the offsets in the store to pass quiet stretches.
+	waits atomic.Bool
+
+	mu     sync.Mutex
+	states map[string]RebuildState // by the meter's key
+}
+
+// Phases of a rebuild.
+const (
+	RebuildWaiting = "waiting" // for the store, or for the applier
+	RebuildRunning = "running"
+	RebuildDone    = "done"
+)
+
+// RebuildState says how far a rebuild is.
+type RebuildState struct {
+	Phase string
+	// Events is the number of events in the journal that the rebuild reads, Done how many of them it is through with.
+	Events, Done uint64
+}
+
+const (
+	// rebuildCheckInterval is how often the store's offsets are compared with what has been rebuilt.
+	rebuildCheckInterval = 2 * time.Second
+	// rebuildCheckEvents is how many events are read between two looks at how much has been folded.
+	rebuildCheckEvents = 2_000
+	// rebuildSession is the session of all rebuilds. The offsets alone keep two that go on at once from counting twice.
+	rebuildSession = 1
+)
+
+func newRebuilder(a *Aggregator) *rebuilder {
+	return &rebuilder{a: a, log: a.log, wake: make(chan struct{}, 1), states: map[string]RebuildState{}}
+}
+
+// rebuildID is the id of the producer under which the past of a meter is counted.
+func rebuildID(producer, key string) string { return producer + "." + key }
+
+// RebuildOf takes the id of a rebuild's producer apart: the producer whose events it has counted, and the meter's key. It
+// returns false for any other producer.
+func RebuildOf(id string) (producer, key string, ok bool) { return strings.Cut(id, ".") }
+
+// look has the orders looked at now.
+func (r *rebuilder) look() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// state returns how far a rebuild is, nil where none was ordered.
+func (r *rebuilder) state(p past) *RebuildState {
+	if p.order.Through == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.states[p.order.Meter]
+	if !ok {
+		s.Phase = RebuildWaiting
+	}
+	return &s
+}
+
+func (r *rebuilder) setState(key string, s RebuildState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states[key] = s
+}
+
+// run rebuilds what is ordered, and again what the store loses of it, until ctx ends.
+func (r *rebuilder) run(ctx context.Context) {
+	var retry backoff
+	for ctx.Err() == nil {
+		wait := rebuildCheckInterval
+		if err := r.step(ctx); err != nil && ctx.Err() == nil {
+			wait = retry.next()
+			r.a.metrics.storeErrors.Inc()
+			r.log.Warn("a rebuild of a meter has stopped; going on where it was", "err", err, "retry_seconds", wait.Seconds())
+		} else {
+			retry.reset()
+		}
+		r.pause(ctx, wait)
+	}
+}
+
+// pause waits until there may be something to do.
+func (r *rebuilder) pause(ctx context.Context, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	due := timer.C
+	if len(r.a.history.orders()) == 0 {
+		due = nil
+	}
+	select {
+	case <-due:
+	case <-r.wake:
+	case <-ctx.Done():
+	}
+}
+
+// step does all that is ordered and can be done now.
+func (r *rebuilder) step(ctx context.Context) error {
+	if !r.a.accounts.isKnown() || r.a.applier.isFenced() {
+		return nil
+	}
+	waits := false
+	for _, order := range r.a.history.orders() {
+		m := r.a.history.find(func(m *meter.Meter) bool { return m.Key() == order.Meter })
+		if m == nil {
+			continue // nobody reads it; should it come back, so does its rebuild
+		}
+		job := &rebuildJob{r: r, meter: m, order: order, missed: r.a.history.pastOf(order.Meter).missed}
+		done, err := job.run(ctx)
+		if err != nil {
+			return fmt.Errorf("rebuild meter %s: %w", m.Name, err)
+		}
+		waits = waits || !done
+	}
+	r.waits.Store(waits)
+	return nil
+}
+
+// rebuildJob is one attempt at an order.
+type rebuildJob struct {
+	r      *rebuilder
+	meter  *meter.Meter
+	order  rebuildOrder
+	missed seqSet // the events to be counted
+
+	chains   []*rebuildChain
+	verdicts seqSet
+	users    *users
+	began    bool
+	read     uint64 // the last event that count has read
+}
+
+// rebuildChain is one partition's way through the past.
+type rebuildChain struct {
+	producer string // whose events are counted now
+	until    uint64 // the last of them, or of the order
+	stored   uint64
+	position uint64
+	folder   *meter.Folder
+	events   int // folded and not applied
+}
+
+// run counts until all is counted, or the applier has to go on first.
+func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
+	j.users = newUsers(j.r.a.cfg.Store.Partitions())
+	for {
+		j.read = 0
+		if err := j.load(ctx); err != nil {
+			return false, err
+		}
+		from := j.position()
+		if from >= j.order.Through {
+			j.report(RebuildDone)
+			return true, nil
+		}
+		applied, err := j.applied(ctx)
+		if err != nil || !applied {
+			j.report(RebuildWaiting)
+			return false, err
+		}
+		if !j.began {
+			j.began = true
+			j.r.log.Info("rebuilding a meter from the journal", "meter", j.meter.Name, "from", from+1, "through", j.order.Through)
+		}
+		j.report(RebuildRunning)
+		if err := j.readVerdicts(ctx, from); err != nil {
+			return false, err
+		}
+		if err := j.count(ctx, from); err != nil {
+			return false, err
+		}
+		if j.position() >= j.order.Through {
+			j.r.log.Info("rebuilt a meter from the journal", "meter", j.meter.Name, "through", j.order.Through)
+		}
+	}
+}
+
+// load sets each chain to where the store is.
+func (j *rebuildJob) load(ctx context.Context) error {
+	producers, start := j.r.a.applier.identity.Producers, j.r.a.journal.Start() // none is added once the store has been met
+	j.chains = j.chains[:0]
+	for i := range j.r.a.cfg.Store.Partitions() {
+		c := &rebuildChain{folder: meter.NewFolder([]meter.Meter{*j.meter}, nil)}
+		for k, producer := range producers {
+			st, err := j.r.a.cfg.Store.Producer(ctx, i, rebuildID(producer.ID, j.order.Meter))
+			if err != nil {
+				return fmt.Errorf("read offset of partition %d: %w", i, err)
+			}
+			c.producer, c.until = producer.ID, min(j.r.a.applier.identity.until(k, i), j.order.Through)
+			// What has left the journal is not counted any more.
+			c.stored, c.position = st.Offset, max(st.Offset, producer.From[i], start-1)
+			if c.position < c.until {
+				break
+			}
+		}
+		c.folder.Reset(j.r.a.Oldest())
+		j.chains = append(j.chains, c)
+	}
+	return nil
+}
+
+// position returns the position of the chain that is furthest behind.
+func (j *rebuildJob) position() uint64 {
+	least := j.order.Through
+	for _, c := range j.chains {
+		least = min(least, c.position)
+	}
+	return least
+}
+
+// report notes how far the job is.
+func (j *rebuildJob) report(phase string) {
+	start := min(j.r.a.journal.Start(), j.order.Through)
+	through := min(max(j.position(), j.read), j.order.Through)
+	j.r.setState(j.order.Meter, RebuildState{
+		Phase: phase, Events: j.order.Through - start + 1, Done: max(through+1, start) - start,
+	})
+}
+
+// applied says that the store has the events that are to be counted: then their verdicts are in the journal.
+func (j *rebuildJob) applied(ctx context.Context) (bool, error) {
+	for i, c := range j.chains {
+		if c.position >= c.until {
+			continue
+		}
+		st, err := j.r.a.cfg.Store.Producer(ctx, i, c.producer)
+		if err != nil {
+			return false, fmt.Errorf("read offset of partition %d: %w", i, err)
+		}
+		if st.Offset < c.until {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// readVerdicts collects the verdicts on the events behind one. They may lie anywhere behind these events.
+func (j *rebuildJob) readVerdicts(ctx context.Context, after uint64) error {
+	j.verdicts = seqSet{}
+	return j.records(ctx, after, func(rec *journal.Record) (bool, error) {
+		if rec.Note == nil {
+			return true, nil
+		}
+		return true, decodeVerdict(rec.Note, &j.verdicts)
+	})
+}
+
+// records calls f for the records behind after, until it returns false, the journal or ctx ends.
+func (j *rebuildJob) records(ctx context.Context, after uint64, f func(*journal.Record) (bool, error)) error {
+	reader, err := j.r.a.journal.Reader(after)
+	if err != nil {
+		return err
+	}
+	defer reader.Close() //nolint:errcheck // it was only read
+	for ctx.Err() == nil {
+		rec, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if more, err := f(&rec); err != nil || !more {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// count folds the missed events behind one and applies them.
+func (j *rebuildJob) count(ctx context.Context, after uint64) error {
+	j.read = after
+	n, checked := 0, after
+	err := j.records(ctx, after, func(rec *journal.Record) (bool, error) {
+		if rec.Note != nil {
+			return true, nil
+		}
+		n += j.fold(rec)
+		j.read = max(j.read, rec.First+uint64(rec.N)-1)
+		if j.read >= j.order.Through {
+			return false, nil
+		}
+		if j.read-checked < rebuildCheckEvents {
+			return true, nil
+		}
+		checked = j.read
+		j.report(RebuildRunning)
+		if n < maxFoldEvents && !j.full() {
+			return true, nil
+		}
+		n = 0
+		return true, j.apply(ctx, j.read)
+	})
+	if err != nil {
+		return err
+	}
+	return j.apply(ctx, j.order.Through) // what the journal lacks at its end is damaged
+}
+
+// fold hands the events of a record to their chains, and returns how many it has looked at.
+func (j *rebuildJob) fold(rec *journal.Record) (n int) {
+	var v event.View
+	for seq, entry := range rec.Each {
+		if seq > j.order.Through || len(entry) == 0 || !j.missed.has(seq) || j.verdicts.has(seq) {
+			continue
+		}
+		user := j.users.read(seq, entry, &v)
+		if c := j.chains[user.partition]; seq > c.position && seq <= c.until {
+			c.folder.AddMeters(&v, user.name)
+			c.events++
+			n++
+		}
+	}
+	return n
+}
+
+// full says that a fold has as many cells as one Apply should take.
+func (j *rebuildJob) full() bool {
+	limit := j.r.a.cfg.Store.MaxCells()
+	for _, c := range j.chains {
+		if limit > 0 && c.folder.Cells() >= limit {
+			return true
+		}
+	}
+	return false
+}
+
+// apply adds what has been folded up to an event.
+func (j *rebuildJob) apply(ctx context.Context, position uint64) error {
+	for i, c := range j.chains {
+		last := min(position, c.until)
+		if last <= c.position {
+			continue
+		}
+		// The batch in hand is finished although ctx ends; the store's own timeouts bound it.
+		out, err := j.r.a.cfg.Store.Apply(context.WithoutCancel(ctx), &store.Batch{
+			Producer: rebuildID(c.producer, j.order.Meter), Session: rebuildSession, Partition: i,
+			Prev: c.stored, Last: last, Days: c.folder.Delta().Days,
+		})
+		if err != nil {
+			return fmt.Errorf("apply to partition %d: %w", i, err)
+		}
+		if !out.Applied {
+			return fmt.Errorf("apply to partition %d: the offset %d became %d meanwhile", i, c.stored, out.Offset)
+		}
+		j.r.a.metrics.rebuilt(c.events, c.folder.Stats(), out.Overflow)
+		c.stored, c.position, c.events = last, last, 0
+		c.folder.Reset(j.r.a.Oldest())
+	}
+	j.report(RebuildRunning)
+	return nil
+}

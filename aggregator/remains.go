@@ -1,0 +1,299 @@
+package aggregator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"usaged/aggregator/durable"
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
+	"usaged/aggregator/store"
+)
+
+// Offsets tells how far a producer has been applied to a partition: [store.Producer.Offset].
+type Offsets func(producer string, partition int) (uint64, error)
+
+// Remains are the events of a data directory that no store has counted. The caller holds the directory's lock.
+type Remains struct {
+	dir      string
+	identity *identity
+	offsets  [][]uint64 // by producer and partition
+	verdicts seqSet
+	// ids are known from this time on: before it none can be that of a duplicate that is not counted.
+	idsFrom time.Time
+	end     uint64
+}
+
+// RemainsSummary counts the events of a journal.
+type RemainsSummary struct {
+	// Events are those to be sent, the first accepted at First, the last at Last.
+	Events      uint64
+	First, Last time.Time
+	// Counted are in the store, Duplicates neither counted nor to be counted, Erased blanked, and Missing damaged.
+	Counted, Duplicates, Erased, Missing uint64
+}
+
+// RemainsEvent is an event that is to be sent. It is valid until the function that got it returns. Its ID is empty where the
+// daemon is to make one of Producer and Seq: the same for each sending.
+type RemainsEvent struct {
+	event.View
+	Producer string
+	Seq      uint64
+}
+
+// OpenRemains reads who the data directory counts as, and its verdicts. partitions is the store's.
+func OpenRemains(ctx context.Context, dir string, partitions int, offsets Offsets) (*Remains, error) {
+	id, err := readIdentity(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read data directory: %w", err)
+	}
+	r := &Remains{dir: filepath.Join(dir, "journal"), identity: id}
+	for k := range id.Producers {
+		if id.Session == 0 { // nothing was ever applied, so that it is not bound to a number of partitions
+			id.Producers[k].From = make([]uint64, partitions)
+		}
+		if len(id.Producers[k].From) != partitions {
+			return nil, fmt.Errorf("%s was made for %d partitions and the store has %d: name the store this data directory was used with",
+				id.path, len(id.Producers[k].From), partitions)
+		}
+		of := make([]uint64, partitions)
+		for i := range of {
+			if of[i], err = offsets(id.Producers[k].ID, i); err != nil {
+				return nil, err
+			}
+		}
+		r.offsets = append(r.offsets, of)
+	}
+	return r, r.survey(ctx)
+}
+
+// survey collects the verdicts and looks for the first event that is not counted.
+func (r *Remains) survey(ctx context.Context) error {
+	all := r.allCounted()
+	found := false
+	err := r.records(ctx, func(rec *journal.Record) error {
+		if rec.Note != nil {
+			return decodeVerdict(rec.Note, &r.verdicts)
+		}
+		r.end = rec.First + uint64(rec.N) - 1
+		if found || r.end <= all {
+			return nil
+		}
+		return eachView(rec, func(seq uint64, v *event.View) error {
+			if !found && !r.counted(seq, v) {
+				found, r.idsFrom = true, time.UnixMilli(v.AcceptedMillis).Add(-store.DuplicateWindow)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for i, offset := range r.offsets[len(r.offsets)-1] {
+		if offset > r.end {
+			return fmt.Errorf("the store has counted up to event %d of partition %d and the journal ends at %d: it was restored from a backup or copied; "+
+				"start usaged on it once, with its store, and drain it then", offset, i, r.end)
+		}
+	}
+	return nil
+}
+
+// allCounted returns an event up to which all are counted, in every partition.
+func (r *Remains) allCounted() uint64 {
+	least := allEvents
+	for _, offset := range r.offsets[0] { // later producers have later events
+		least = min(least, offset)
+	}
+	for i := range r.offsets[0] {
+		least = min(least, r.identity.until(0, i))
+	}
+	return least
+}
+
+// counted says whether the store has an event.
+func (r *Remains) counted(seq uint64, v *event.View) bool {
+	partition := store.PartitionOf(v.UserID, len(r.offsets[0]))
+	return seq <= r.offsets[r.identity.producerOf(partition, seq)][partition]
+}
+
+// records calls f for the records of the journal.
+func (r *Remains) records(ctx context.Context, f func(*journal.Record) error) (err error) {
+	reader, err := journal.OpenReader(r.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	for ctx.Err() == nil {
+		rec, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f(&rec); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// eachView calls f for the events of a record that were not erased.
+func eachView(rec *journal.Record, f func(seq uint64, v *event.View) error) error {
+	var v event.View
+	for seq, entry := range rec.Each {
+		if len(entry) == 0 {
+			continue
+		}
+		if err := event.Parse(entry, &v); err != nil {
+			return fmt.Errorf("event %d of the journal: %w: use the usagectl of the version that wrote it", seq, err)
+		}
+		if err := f(seq, &v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// End returns the number of the journal's last event.
+func (r *Remains) End() uint64 { return r.end }
+
+// Each calls f for every event behind after that is to be sent, in their order, until it returns an error. What the summary says
+// is of the whole journal.
+//
+// Duplicates are judged as the applier does: by the journalled verdicts, and by the ids of this journal within a day. An id
+// that was used again more than a day later names another event; where both are to be sent the second goes without it, since
+// those who get them at one time would take it for a repetition.
+func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent) error) (*RemainsSummary, error) {
+	sum := &RemainsSummary{}
+	ids := map[[16]byte]remainsID{}
+	all := r.allCounted()
+	err := r.records(ctx, func(rec *journal.Record) error {
+		sum.Missing += rec.Gap
+		if rec.First+uint64(rec.N)-1 <= all && rec.At.Before(r.idsFrom) {
+			sum.Counted += uint64(rec.N)
+			return nil
+		}
+		seen := uint64(0)
+		e := RemainsEvent{Producer: rec.Producer}
+		err := eachView(rec, func(seq uint64, v *event.View) error {
+			seen++
+			counted := r.counted(seq, v)
+			duplicate, again := r.judge(ids, seq, v, counted)
+			switch {
+			case counted:
+				sum.Counted++
+				return nil
+			case duplicate:
+				sum.Duplicates++
+				return nil
+			}
+			sum.note(v)
+			if seq <= after {
+				return nil
+			}
+			e.View, e.Seq = *v, seq
+			if again {
+				e.ID = nil
+			}
+			return f(&e)
+		})
+		sum.Erased += uint64(rec.N) - seen
+		return err
+	})
+	return sum, err
+}
+
+// remainsID is the last event with an id that is no duplicate.
+type remainsID struct {
+	acceptedMillis int64
+	sent           bool // it is one of those that are to be sent
+}
+
+// judge says whether an event is a duplicate, and otherwise whether its id is that of another event that is to be sent too.
+func (r *Remains) judge(ids map[[16]byte]remainsID, seq uint64, v *event.View, counted bool) (duplicate, again bool) {
+	if len(v.ID) == 0 || v.AcceptedMillis < r.idsFrom.UnixMilli() {
+		return false, false
+	}
+	if r.verdicts.has(seq) {
+		return true, false
+	}
+	digest := store.DigestOf(v.UserID, v.ID)
+	last, known := ids[digest]
+	if known && within(last.acceptedMillis, v.AcceptedMillis) {
+		return true, false
+	}
+	ids[digest] = remainsID{v.AcceptedMillis, !counted}
+	return false, known && last.sent
+}
+
+func (s *RemainsSummary) note(v *event.View) {
+	at := time.UnixMilli(v.AcceptedMillis).UTC()
+	if s.Events == 0 {
+		s.First = at
+	}
+	s.Events++
+	s.Last = at
+}
+
+// Drain is how far the events of a data directory have been sent elsewhere: <data>/drained.json. Where the file is, no daemon
+// starts: it would count them again.
+type Drain struct {
+	path string
+
+	Version int `json:"version"`
+	// To is the URL of the daemon that got them.
+	To string `json:"to"`
+	// Through is the last event behind which all that was to be sent is sent. Sent were accepted, Refused were not.
+	Through uint64 `json:"through"`
+	Sent    uint64 `json:"sent"`
+	Refused uint64 `json:"refused"`
+	// Sending is when a batch was begun whose answer is not known.
+	Sending time.Time `json:"sending,omitzero"`
+	// Complete says when the last event was sent.
+	Complete time.Time `json:"complete,omitzero"`
+}
+
+const drainVersion = 1
+
+// ReadDrain returns how far a data directory is drained. Where that has not begun its Version is 0.
+func ReadDrain(dir string) (*Drain, error) {
+	d := &Drain{path: filepath.Join(dir, "drained.json")}
+	data, err := os.ReadFile(d.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return d, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, d); err != nil || d.Version != drainVersion {
+		return nil, fmt.Errorf("%s is damaged, or of another version (%v): restore it from a backup", d.path, err)
+	}
+	return d, nil
+}
+
+// Save makes it durable.
+func (d *Drain) Save() error {
+	d.Version = drainVersion
+	data, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(d.path, append(data, '\n'), 0o644)
+}
+
+// refuseDrained keeps a daemon from counting again what was sent elsewhere.
+func refuseDrained(dir string) error {
+	d, err := ReadDrain(dir)
+	if err != nil || d.Version == 0 {
+		return err
+	}
+	return fmt.Errorf("the events of %s that were not counted have been sent to %s, by `usagectl journal drain`: start with a new --data.dir, "+
+		"or finish the drain; see %s", dir, d.To, d.path)
+}
