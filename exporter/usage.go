@@ -7,150 +7,131 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"usaged/aggregator/durable"
-	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 )
 
-// maxTypeLabels bounds the values of the label event_type. Further types are exported together as event.Other.
-const maxTypeLabels = 200
-
-// Usage exports the lifetime totals of this data directory:
-//
-//	usage_events_total{event_type}
+// Usage exports the lifetime totals of this data directory: usage_events_total, the other families of the package meter,
+// and the metrics of meters.
 //
 // A counter never falls, whatever happens to the store or to this process: a value is exported only when it has been
 // made durable as the high-water mark in a file, and what is exported is never less than that. So while the rollups are being
-// rebuilt the counters stand still. Which types have a label of their own is remembered in the file too.
+// rebuilt the counters stand still.
 //
-// While the totals are not known and there is no file, the family is absent, not zero. Safe for concurrent use.
+// While the totals are not known and there is no file, the families are absent, not zero. Safe for concurrent use.
 type Usage struct {
-	path   string
-	totals func() (meter.Totals, bool)
-	log    *slog.Logger
-
-	events   *prometheus.Desc
-	overflow *prometheus.Desc
+	cfg      UsageConfig
 	failures prometheus.Counter
 
-	mu   sync.Mutex
-	high highWater
+	mu    sync.Mutex
+	high  highWater
+	known bool // there is a file
+}
+
+// UsageConfig assembles a Usage.
+type UsageConfig struct {
+	// Path is the file of the high-water marks.
+	Path string
+	// Totals returns the current totals, and false while they are not known.
+	Totals func() (meter.Totals, bool)
+	// Meters returns the meters, of which some have metrics. None where nil.
+	Meters func() []meter.Meter
+	Log    *slog.Logger
 }
 
 // highWater is the file.
 type highWater struct {
 	Version int `json:"version"`
-	// Events has the value of usage_events_total per label value.
-	Events map[string]uint64 `json:"usage_events_total"`
+	// Totals has the highest value of each series that was exported.
+	Totals meter.Totals `json:"totals"`
 }
 
-const highWaterVersion = 1
+const highWaterVersion = 2
 
-// NewUsage returns the collector. path is the file of the high-water marks, totals returns the current totals, and false
-// while they are not known.
-func NewUsage(path string, totals func() (meter.Totals, bool), log *slog.Logger) (*Usage, error) {
+// NewUsage returns the collector.
+func NewUsage(cfg UsageConfig) (*Usage, error) {
+	cfg.Log = cfg.Log.With("component", "exporter")
 	u := &Usage{
-		path:   path,
-		totals: totals,
-		log:    log.With("component", "exporter"),
-		events: prometheus.NewDesc("usage_events_total",
-			"Events counted, by type, since the data directory was made. Duplicates are not counted.", []string{"event_type"}, nil),
-		overflow: prometheus.NewDesc("usaged_label_overflow_types",
-			"Event types that are exported as __other__ because usage_events_total has as many label values as it may.", nil, nil),
+		cfg: cfg,
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "usaged_high_water_write_errors_total",
 			Help: "Attempts to save the high-water marks of the usage counters that failed, so that the counters stood still.",
 		}),
-		high: highWater{Events: map[string]uint64{}},
+		high: highWater{Totals: meter.Totals{}},
 	}
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(cfg.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return u, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	u.high.Events = nil
-	if err := json.Unmarshal(data, &u.high); err != nil || u.high.Events == nil {
-		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup, or delete it if a fall of the usage counters is acceptable", path, err)
+	u.high.Totals = nil
+	if err := json.Unmarshal(data, &u.high); err != nil || u.high.Version == highWaterVersion && u.high.Totals == nil {
+		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup, or delete it if a fall of the usage counters is acceptable", cfg.Path, err)
 	}
 	if u.high.Version != highWaterVersion {
-		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", path, u.high.Version)
+		return nil, fmt.Errorf("%s has version %d: start the usaged that wrote it, or delete it if a fall of the usage counters is acceptable",
+			cfg.Path, u.high.Version)
 	}
+	u.known = true
 	return u, nil
 }
 
-// Describe implements prometheus.Collector.
-func (u *Usage) Describe(out chan<- *prometheus.Desc) {
-	out <- u.events
-	out <- u.overflow
-	u.failures.Describe(out)
-}
+// Describe sends nothing: which families there are depends on the meters of the moment.
+func (u *Usage) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (u *Usage) Collect(out chan<- prometheus.Metric) {
-	events, overflow := u.advance()
-	for _, label := range slices.Sorted(maps.Keys(events)) {
-		out <- prometheus.MustNewConstMetric(u.events, prometheus.CounterValue, float64(events[label]), label)
-	}
-	out <- prometheus.MustNewConstMetric(u.overflow, prometheus.GaugeValue, float64(overflow))
 	u.failures.Collect(out)
+	totals, known := u.advance()
+	if !known {
+		return
+	}
+	families := newFamilies(u.cfg.Meters)
+	for s, n := range totals {
+		families.add(s, n)
+	}
+	families.collect(out)
 }
 
-// advance raises the high-water marks to the current totals and returns them, and how many types have no label of
-// their own.
-func (u *Usage) advance() (events map[string]uint64, overflow int) {
+// advance raises the high-water marks to the current totals and returns them, or false where there are none yet. The map is
+// not changed any more.
+func (u *Usage) advance() (meter.Totals, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	totals, known := u.totals()
+	totals, known := u.cfg.Totals()
 	if !known {
-		return u.high.Events, 0
+		return u.high.Totals, u.known
 	}
-	sums := map[string]uint64{}
-	for _, t := range event.KnownTypes {
-		sums[t] = 0 // so that their rates begin at zero
-	}
+	next := maps.Clone(u.high.Totals)
+	changed := !u.known
 	for s, n := range totals {
-		if s.Family == meter.FamilyEvents {
-			sums[s.A] += n
+		if n > next[s] && s.Family != meter.FamilyDuplicates {
+			next[s], changed = n, true
 		}
 	}
-	next := maps.Clone(u.high.Events)
-	other := uint64(0)
-	for _, t := range slices.Sorted(maps.Keys(sums)) {
-		_, admitted := next[t]
-		if !admitted && (len(next) >= maxTypeLabels || t == event.Other) {
-			other += sums[t]
-			overflow++
-			continue
-		}
-		next[t] = max(next[t], sums[t])
-	}
-	if other > 0 {
-		next[event.Other] = max(next[event.Other], other)
-	}
-	if !maps.Equal(next, u.high.Events) {
+	if changed {
 		u.save(next)
 	}
-	return u.high.Events, overflow
+	return u.high.Totals, u.known
 }
 
 // save makes marks durable before they are exported. u.mu is held.
-func (u *Usage) save(events map[string]uint64) {
-	high := highWater{Version: highWaterVersion, Events: events}
+func (u *Usage) save(totals meter.Totals) {
+	high := highWater{Version: highWaterVersion, Totals: totals}
 	data, err := json.Marshal(high)
 	if err == nil {
-		err = durable.WriteFile(u.path, append(data, '\n'), 0o644)
+		err = durable.WriteFile(u.cfg.Path, append(data, '\n'), 0o644)
 	}
 	if err != nil {
 		u.failures.Inc()
-		u.log.Error("high-water marks could not be saved; the usage counters stand still until they can", "err", err)
+		u.cfg.Log.Error("high-water marks could not be saved; the usage counters stand still until they can", "err", err)
 		return
 	}
-	u.high = high
+	u.high, u.known = high, true
 }
