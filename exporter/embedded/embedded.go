@@ -1,0 +1,180 @@
+// Package embedded runs a Prometheus inside usaged: a TSDB, a scrape of the daemon's own registry, the shipped rules and the
+// operator's, alerts to Alertmanager, remote write, and the HTTP API that Grafana asks.
+//
+// [Open] reads the configuration and returns; the TSDB is opened in the background, because replaying its log can take
+// seconds, and the daemon must accept events at once. Until then [Prometheus.ServeHTTP] answers 503.
+//
+// The configuration is Prometheus' own, in a subset: see [Config]. Nothing of it is served without authentication by this
+// package's caller, which mounts the handler.
+//
+//	prom, err := embedded.Open(embedded.Config{Dir: dir, Metrics: handler, Registerer: registry, …})
+//	mux.Handle("/prometheus/", prom)
+//	err = prom.Close(ctx)
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/config"
+)
+
+// Config assembles a Prometheus. Fields are required unless they say otherwise.
+type Config struct {
+	// Dir is the directory of the TSDB. RemoteWriteDir is that of the cursors of remote write. Both are made where absent.
+	Dir, RemoteWriteDir string
+	// Retention is how long samples are kept, MaxBytes how much of them; 0 bytes is no limit.
+	Retention time.Duration
+	MaxBytes  int64
+
+	// ConfigFile is a Prometheus configuration with no more than global, scrape_configs (static_configs only), remote_write
+	// and alerting. Empty: none.
+	ConfigFile string
+	// RemoteWriteURLs and AlertmanagerURLs come on top of what the file has.
+	RemoteWriteURLs, AlertmanagerURLs []string
+	// Rules has the shipped rule files in its root. RulesFile is the operator's; a rule there replaces all shipped rules of
+	// its name. Empty: none.
+	Rules     fs.FS
+	RulesFile string
+	// Receiver lets others write here by remote write.
+	Receiver bool
+
+	// Metrics answers the scrape of the daemon itself. Instance is its instance label, host:port.
+	Metrics  http.Handler
+	Instance string
+	// URL is where the handler is mounted as others reach it, without a slash at its end. Alerts carry links that begin so.
+	URL string
+
+	Now func() time.Time
+	Log *slog.Logger
+	// Registerer takes the metrics of Prometheus that matter here, and those of this package and of remote write.
+	Registerer prometheus.Registerer
+}
+
+// Prometheus is a Prometheus that runs, or is about to. It is safe for concurrent use.
+type Prometheus struct {
+	cfg     Config
+	log     *slog.Logger
+	ready   prometheus.Gauge
+	running atomic.Pointer[running] // nil until the TSDB is open
+	opened  chan struct{}           // closed when opening has ended, either way
+
+	mu       sync.Mutex // one reload or stop at a time
+	settings *config.Config
+	failed   error // why there is no TSDB
+	closed   bool
+}
+
+// Check says what is wrong with the files and URLs of a configuration.
+func Check(cfg Config) error {
+	_, err := cfg.load()
+	return err
+}
+
+// Open reads the configuration and starts. The error is about the configuration; that the TSDB cannot be opened is logged,
+// and the daemon lives on without it.
+func Open(cfg Config) (*Prometheus, error) {
+	settings, err := cfg.load()
+	if err != nil {
+		return nil, err
+	}
+	p := &Prometheus{
+		cfg: cfg, log: cfg.Log.With("component", "prometheus"), settings: settings, opened: make(chan struct{}),
+		ready: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "usaged_prometheus_ready",
+			Help: "Whether the embedded Prometheus is open: 1, or 0 while it opens and when it cannot.",
+		}),
+	}
+	if err := cfg.Registerer.Register(p.ready); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	go p.open()
+	return p, nil
+}
+
+// open opens the TSDB, which takes long where much is to be replayed, and starts everything on it.
+func (p *Prometheus) open() {
+	defer close(p.opened)
+	began := time.Now()
+	r, err := p.cfg.start(slog.New(quiet{p.log.Handler()}))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		if err = r.apply(p.settings); err != nil { // of a reload meanwhile, perhaps
+			err = errors.Join(err, r.close(context.Background()))
+		}
+	}
+	if err != nil {
+		p.failed = err
+		p.log.Error("the embedded Prometheus did not start; events are counted and exposed without it", "err", err)
+		return
+	}
+	p.running.Store(r)
+	p.ready.Set(1)
+	p.log.Info("the embedded Prometheus is ready", "elapsed_seconds", time.Since(began).Seconds())
+}
+
+// Wait waits until the Prometheus is open and returns why it is not.
+func (p *Prometheus) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.opened:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
+}
+
+// Reload reads the files again. On an error what was in force before stays.
+func (p *Prometheus) Reload() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	settings, err := p.cfg.load()
+	if err != nil {
+		return err
+	}
+	if r := p.running.Load(); r != nil {
+		if err := r.apply(settings); err != nil {
+			return errors.Join(err, r.apply(p.settings))
+		}
+	}
+	p.settings = settings
+	return nil
+}
+
+// Close scrapes and evaluates no more, sends what remote write has left, as far as ctx allows, and closes the TSDB.
+func (p *Prometheus) Close(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("close the embedded Prometheus, which is still opening: %w", ctx.Err())
+	case <-p.opened:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.running.Load()
+	if r == nil || p.closed {
+		return nil
+	}
+	p.closed = true
+	p.ready.Set(0)
+	return r.close(ctx)
+}
+
+// ServeHTTP answers what begins with /prometheus/.
+func (p *Prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if running := p.running.Load(); running != nil {
+		running.handler.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	respondError(w, http.StatusServiceUnavailable, "unavailable", "the embedded Prometheus is not open: it may be reading its log; usaged_prometheus_ready and the log of usaged say more")
+}

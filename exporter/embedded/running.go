@@ -1,0 +1,266 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/notifier"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+
+	"usaged/exporter/remotewrite"
+)
+
+const (
+	// maxSamples bounds the memory of a query: about 16 bytes for each sample.
+	maxSamples = 20_000_000
+	// queryTimeout bounds the time of a query.
+	queryTimeout = time.Minute
+	// maxQueries is how many queries run at a time. The others wait.
+	maxQueries = 8
+	// lookback is how old the newest sample of a series may be. Prometheus' default.
+	lookback = 5 * time.Minute
+	// flushTimeout bounds the last attempt of remote write.
+	flushTimeout = 5 * time.Second
+	// maxScrapeWaits bounds the wait for the scraper, in steps of five milliseconds.
+	maxScrapeWaits = 1000
+)
+
+// running is a Prometheus on an open TSDB:
+//
+//	self-scrape, scrape_configs ─┐                            ┌─► HTTP API
+//	recording rules ─────────────┼─► tap ─► forgiving ─► TSDB ┼─► engine ─► rules ─► notifier ─► Alertmanager
+//	remote write receiver ───────┘    └── what came late ──►  └─► remote write
+type running struct {
+	log      *slog.Logger
+	db       *tsdb.DB
+	engine   *promql.Engine
+	rules    *rules.Manager
+	loader   *ruleLoader
+	alerts   *notifier.Manager
+	scrape   *scrape.Manager
+	self     *selfScrape
+	writer   *remotewrite.Writer
+	handler  http.Handler
+	rulesURL string
+
+	scrapeTargets, alertTargets chan map[string][]*targetgroup.Group
+
+	mu       sync.Mutex
+	settings *config.Config
+	applied  time.Time
+
+	loops   sync.WaitGroup // of scrape and rules
+	sending sync.WaitGroup // of the notifier
+	started bool
+}
+
+// start opens the TSDB and assembles the rest. Nothing is scraped or evaluated before apply.
+func (cfg *Config) start(log *slog.Logger) (*running, error) {
+	reg := selected{cfg.Registerer}
+	db, err := openTSDB(cfg, log, reg)
+	if err != nil {
+		return nil, err
+	}
+	r := &running{
+		log: log, db: db, rulesURL: cfg.URL,
+		scrapeTargets: make(chan map[string][]*targetgroup.Group),
+		alertTargets:  make(chan map[string][]*targetgroup.Group),
+	}
+	if err := cfg.assemble(r, reg); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return r, nil
+}
+
+func (cfg *Config) assemble(r *running, reg prometheus.Registerer) (err error) {
+	tap := remotewrite.NewTap(forgiving{r.db})
+	r.writer, err = remotewrite.New(remotewrite.Config{
+		Dir: cfg.RemoteWriteDir, DB: r.db, Tap: tap, Now: cfg.Now, Log: cfg.Log, Registerer: cfg.Registerer,
+	})
+	if err != nil {
+		return err
+	}
+	tracker, err := promql.NewActiveQueryTracker(cfg.Dir, maxQueries, r.log)
+	if err != nil {
+		return fmt.Errorf("note the running queries: %w", err)
+	}
+	expressions := parser.NewParser(parser.Options{})
+	r.engine = promql.NewEngine(promql.EngineOpts{
+		Logger: r.log, Reg: reg, MaxSamples: maxSamples, Timeout: queryTimeout, ActiveQueryTracker: tracker, LookbackDelta: lookback,
+		NoStepSubqueryIntervalFn: func(int64) int64 { return evaluationInterval.Milliseconds() },
+		EnableAtModifier:         true, EnableNegativeOffset: true, Parser: expressions,
+	})
+	r.alerts = notifier.NewManager(&notifier.Options{QueueCapacity: 10_000, DrainOnShutdown: true, Registerer: reg}, model.UTF8Validation, r.log)
+	if r.loader, err = newRuleLoader(cfg.Rules, cfg.RulesFile, expressions, r.log); err != nil {
+		return err
+	}
+	external, err := url.Parse(cfg.URL)
+	if err != nil {
+		return fmt.Errorf("parse the URL of this daemon: %w", err)
+	}
+	r.rules = rules.NewManager(&rules.ManagerOptions{
+		AppendableV2: tap, Queryable: r.db, QueryFunc: rules.EngineQueryFunc(r.engine, r.db), NotifyFunc: r.notify,
+		Context: context.Background(), ExternalURL: external, Registerer: reg, Logger: r.log,
+		OutageTolerance: time.Hour, ForGracePeriod: 10 * time.Minute, ResendDelay: time.Minute, // Prometheus' defaults
+		DefaultRuleQueryOffset: r.ruleQueryOffset, GroupLoader: r.loader, Parser: expressions,
+	})
+	r.self = newSelfScrape(cfg.Metrics, cfg.Instance)
+	if r.scrape, err = scrape.NewManager(r.self.options(), r.log, nil, nil, tap, reg); err != nil {
+		return fmt.Errorf("assemble the scraper: %w", err)
+	}
+	var receiver storage.AppendableV2
+	if cfg.Receiver {
+		receiver = tap
+	}
+	r.handler = newHandler(cfg, r, receiver, expressions, reg)
+	return nil
+}
+
+// apply puts settings in force, and starts what they are about the first time.
+func (r *running) apply(settings *config.Config) error {
+	if err := r.writer.Apply(settings.GlobalConfig.ExternalLabels, settings.RemoteWriteConfigs); err != nil {
+		return err
+	}
+	if err := r.alerts.ApplyConfig(settings); err != nil {
+		return fmt.Errorf("apply alerting: %w", err)
+	}
+	if err := r.scrape.ApplyConfig(settings); err != nil {
+		return fmt.Errorf("apply scrape_configs: %w", err)
+	}
+	if err := r.loader.reload(); err != nil {
+		return err
+	}
+	interval := time.Duration(settings.GlobalConfig.EvaluationInterval)
+	if err := r.rules.Update(interval, r.loader.files(), settings.GlobalConfig.ExternalLabels, r.rulesURL, nil); err != nil {
+		return fmt.Errorf("apply the rules: %w", err)
+	}
+	r.mu.Lock()
+	r.settings, r.applied = settings, time.Now()
+	r.mu.Unlock()
+	r.begin()
+	return r.resolve(settings)
+}
+
+// begin starts the loops, once.
+func (r *running) begin() {
+	if r.started {
+		return
+	}
+	r.started = true
+	r.sending.Go(func() { r.alerts.Run(r.alertTargets) })
+	r.loops.Go(r.rules.Run)
+	r.loops.Go(func() {
+		if err := r.scrape.Run(r.scrapeTargets); err != nil {
+			r.log.Error("the scraper ended", "err", err)
+		}
+	})
+}
+
+// resolve gives the targets to who scrapes and notifies them. They are all static, so that service discovery stays out.
+func (r *running) resolve(settings *config.Config) error {
+	scrapes, err := settings.GetScrapeConfigs()
+	if err != nil {
+		return fmt.Errorf("apply scrape_configs: %w", err)
+	}
+	targets := map[string][]*targetgroup.Group{}
+	for _, s := range scrapes {
+		targets[s.JobName] = groups(s.ServiceDiscoveryConfigs)
+	}
+	r.scrapeTargets <- targets
+	r.awaitScrape(targets)
+	managers := map[string][]*targetgroup.Group{}
+	for name, a := range settings.AlertingConfig.AlertmanagerConfigs.ToMap() {
+		managers[name] = groups(a.ServiceDiscoveryConfigs)
+	}
+	r.alertTargets <- managers
+	return nil
+}
+
+// awaitScrape waits until the scraper has taken its targets, which it does in the background and not at all carefully: where it
+// is stopped meanwhile, it begins to scrape afterwards.
+func (r *running) awaitScrape(targets map[string][]*targetgroup.Group) {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for range maxScrapeWaits {
+		active, dropped, taken := r.scrape.TargetsActive(), r.scrape.TargetsDroppedCounts(), true
+		for job, list := range targets {
+			n := 0
+			for _, g := range list {
+				n += len(g.Targets)
+			}
+			taken = taken && (n == 0 || len(active[job])+dropped[job] > 0)
+		}
+		if taken {
+			return
+		}
+		<-ticker.C
+	}
+	r.log.Warn("the scraper has not taken its targets yet")
+}
+
+func groups(configs discovery.Configs) (list []*targetgroup.Group) {
+	for _, c := range configs {
+		if static, ok := c.(discovery.StaticConfig); ok {
+			list = append(list, static...)
+		}
+	}
+	return list
+}
+
+func (r *running) current() (*config.Config, time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settings, r.applied
+}
+
+func (r *running) ruleQueryOffset() time.Duration {
+	settings, _ := r.current()
+	if settings == nil {
+		return 0
+	}
+	return time.Duration(settings.GlobalConfig.RuleQueryOffset)
+}
+
+// close stops in the order in which samples flow: after the scrapes and rules have ended nothing is appended any more, so
+// the last flush of remote write is complete.
+func (r *running) close(ctx context.Context) error {
+	if r.started {
+		r.scrape.Stop()
+		r.rules.Stop()
+		r.loops.Wait()
+		r.alerts.Stop()
+		r.sending.Wait()
+	}
+	flush, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	errs := []error{r.writer.Close(flush), r.self.close(), r.engine.Close()}
+	if err := r.db.Close(); err != nil {
+		errs = append(errs, fmt.Errorf("close the TSDB: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// hostname is what the machine calls itself, or a word where it does not.
+func hostname() string {
+	if name, err := os.Hostname(); err == nil {
+		return name
+	}
+	return "unknown"
+}

@@ -1,0 +1,128 @@
+package remotewrite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	remoteapi "github.com/prometheus/client_golang/exp/api/remote"
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/storage/remote"
+)
+
+// client posts requests to one endpoint.
+type client struct {
+	http    *http.Client
+	url     string
+	timeout time.Duration
+	header  http.Header
+	version remoteapi.WriteMessageType
+}
+
+func newClient(endpoint *config.RemoteWriteConfig) (*client, error) {
+	// Prometheus' own client, for its authentication and TLS. It keeps statuses and Retry-After to itself, so requests are
+	// made here.
+	made, err := remote.NewWriteClient(Name(endpoint), &remote.ClientConfig{
+		URL:              endpoint.URL,
+		Timeout:          endpoint.RemoteTimeout,
+		HTTPClientConfig: endpoint.HTTPClientConfig,
+		SigV4Config:      endpoint.SigV4Config,
+		AzureADConfig:    endpoint.AzureADConfig,
+		GoogleIAMConfig:  endpoint.GoogleIAMConfig,
+		Headers:          endpoint.Headers,
+		RoundRobinDNS:    endpoint.RoundRobinDNS,
+		WriteProtoMsg:    endpoint.ProtobufMessage,
+	})
+	if err != nil {
+		return nil, err
+	}
+	its, ok := made.(*remote.Client)
+	if !ok {
+		return nil, errors.New("prometheus made a client of another kind")
+	}
+	c := &client{
+		http:    its.Client,
+		url:     endpoint.URL.String(),
+		timeout: time.Duration(endpoint.RemoteTimeout),
+		version: endpoint.ProtobufMessage,
+		header: http.Header{
+			"Content-Encoding":                  {"snappy"},
+			"Content-Type":                      {"application/x-protobuf"},
+			"User-Agent":                        {"usaged " + remote.UserAgent},
+			"X-Prometheus-Remote-Write-Version": {remote.RemoteWriteVersion1HeaderValue},
+		},
+	}
+	if c.isV2() {
+		c.header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
+		c.header.Set("X-Prometheus-Remote-Write-Version", remote.RemoteWriteVersion20HeaderValue)
+	}
+	return c, nil
+}
+
+func (c *client) isV2() bool { return c.version == remoteapi.WriteV2MessageType }
+
+// answer is what a receiver said.
+type answer struct {
+	written    remote.WriteResponseStats
+	status     int
+	retryAfter time.Duration
+	text       string
+}
+
+func (a *answer) ok() bool { return a.status/100 == 2 }
+
+// final says that the receiver will never take this request, for what is in it. Other refusals are about the way to it: a
+// password that has expired, a proxy that has no route or is overloaded. They end, and the samples can wait.
+func (a *answer) final() bool {
+	if a.status/100 == 5 {
+		return false
+	}
+	switch a.status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusGone, http.StatusUnsupportedMediaType, http.StatusTooManyRequests:
+		return false
+	}
+	return a.status/100 == 4
+}
+
+func (a *answer) Error() string { return fmt.Sprintf("the receiver answered %d: %s", a.status, a.text) }
+
+// post sends a request. The error says that no answer came.
+func (c *client) post(ctx context.Context, body []byte) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header = c.header.Clone()
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // for the log alone
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	a := &answer{status: resp.StatusCode, text: strings.TrimSpace(string(text)), retryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	a.written, _ = remote.ParseWriteResponseStats(resp) // what cannot be read counts as not said
+	return a, nil
+}
+
+// maxRetryAfter bounds how long a receiver can have us wait.
+const maxRetryAfter = 5 * time.Minute
+
+func retryAfter(header string) time.Duration {
+	if seconds, err := strconv.Atoi(header); err == nil && seconds > 0 {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	if t, err := http.ParseTime(header); err == nil {
+		return min(max(time.Until(t), 0), maxRetryAfter)
+	}
+	return 0
+}

@@ -1,0 +1,144 @@
+package remotewrite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+)
+
+// Config assembles a Writer. All fields are required.
+type Config struct {
+	// Dir is the directory of the cursors. It is made where absent.
+	Dir string
+	// DB is what is sent.
+	DB storage.Queryable
+	// Tap is what everything goes into the DB through.
+	Tap *Tap
+	Now func() time.Time
+	Log *slog.Logger
+	// Registerer takes the metrics usaged_remote_write_….
+	Registerer prometheus.Registerer
+}
+
+// Writer has a sender for every endpoint. It is safe for concurrent use.
+type Writer struct {
+	cfg     Config
+	metrics *writerMetrics
+
+	mu      sync.Mutex
+	senders map[string]*sender // by the name of the endpoint
+}
+
+// New makes a writer without endpoints.
+func New(cfg Config) (*Writer, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("make the directory of remote write: %w", err)
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Log = cfg.Log.With("component", "remote write")
+	return &Writer{cfg: cfg, metrics: m, senders: map[string]*sender{}}, nil
+}
+
+// Name is what an endpoint is called in metrics and logs, and what its cursor belongs to: its name where it has one, or
+// its URL without a password.
+func Name(endpoint *config.RemoteWriteConfig) string {
+	if endpoint.Name != "" {
+		return endpoint.Name
+	}
+	return endpoint.URL.Redacted()
+}
+
+// Check says what is wrong with an endpoint: a certificate that cannot be read, for instance.
+func Check(endpoint *config.RemoteWriteConfig) error {
+	_, err := newClient(endpoint)
+	return err
+}
+
+// Apply replaces the endpoints. A sender whose endpoint stays goes on where it was, also where its settings have changed;
+// a new one begins with the samples from now on. On an error everything stays as it was.
+func (w *Writer) Apply(external labels.Labels, endpoints []*config.RemoteWriteConfig) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clients := map[string]*client{}
+	var errs []error
+	for _, e := range endpoints {
+		name := Name(e)
+		if clients[name] != nil {
+			errs = append(errs, fmt.Errorf("remote write to %s is configured twice: give one of them another name", name))
+			continue
+		}
+		c, err := newClient(e)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remote write to %s: %w", name, err))
+			continue
+		}
+		clients[name] = c
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	keep := w.stopChanged(external, endpoints)
+	for _, e := range endpoints {
+		if keep[Name(e)] {
+			continue
+		}
+		s, err := w.newSender(Name(e), e, external, clients[Name(e)])
+		if err != nil {
+			errs = append(errs, err) // the others go on
+			continue
+		}
+		w.senders[s.name] = s
+		s.start()
+	}
+	return errors.Join(errs...)
+}
+
+// stopChanged ends the senders whose endpoint is gone or has other settings, where they are, and returns the others. It
+// needs mu.
+func (w *Writer) stopChanged(external labels.Labels, endpoints []*config.RemoteWriteConfig) (keep map[string]bool) {
+	keep = map[string]bool{}
+	for _, e := range endpoints {
+		s := w.senders[Name(e)]
+		keep[Name(e)] = s != nil && labels.Equal(s.external, external) && reflect.DeepEqual(s.cfg, e)
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, s := range w.senders {
+		if !keep[name] {
+			s.stop(now)
+			w.metrics.forget(name)
+			delete(w.senders, name)
+		}
+	}
+	return keep
+}
+
+// Close sends what is left, as long as ctx lets it, and ends the senders. What could not be sent is sent after the next
+// start. Nothing may be appended any more.
+func (w *Writer) Close(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var wait sync.WaitGroup
+	for _, s := range w.senders {
+		wait.Go(func() {
+			s.stop(ctx)
+			s.flush(ctx)
+		})
+	}
+	wait.Wait()
+	clear(w.senders)
+	return nil
+}
