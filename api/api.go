@@ -34,15 +34,22 @@ type Reader interface {
 	Version(ctx context.Context, w aggregator.Window) (string, error)
 	// Summary returns the events per type and user, in the order of types.
 	Summary(ctx context.Context, w aggregator.Window, q aggregator.SummaryQuery) ([]aggregator.TypeUsers, error)
-	// Meters returns the names of the meters, sorted.
-	Meters() []string
+	// Meters returns the meters in force, in the order of their names.
+	Meters() []meter.Meter
 	// Meter returns the totals of one dimension, in descending order, ties by key; at most top of them where top > 0.
-	// The error is aggregator.ErrNoReference (errors.Is) where the meter has no such dimension.
-	Meter(ctx context.Context, w aggregator.Window, name string, dim meter.Dim, top int) ([]aggregator.Total, error)
-	// Default is the dimension of a meter that is meant where a request names none.
-	Default(name string) meter.Dim
-	// Daily returns every day of the window, oldest first.
-	Daily(ctx context.Context, w aggregator.Window) ([]aggregator.DayTypes, error)
+	Meter(ctx context.Context, w aggregator.Window, m *meter.Meter, dim meter.Dim, top int) ([]aggregator.Total, error)
+	// Daily returns the events by type of every day of the window, oldest first.
+	Daily(ctx context.Context, w aggregator.Window) ([]aggregator.DayTotals, error)
+	// DailyMeters does so for the totals of meters.
+	DailyMeters(ctx context.Context, w aggregator.Window, meters []meter.Meter) ([]aggregator.DayTotals, error)
+}
+
+// Rebuilder knows how much of the past each meter has counted.
+type Rebuilder interface {
+	// MeterStates returns the meters in force.
+	MeterStates() []aggregator.MeterState
+	// RebuildMeter has a meter's past counted. The error is aggregator.ErrNoMeter (errors.Is) where none has the name.
+	RebuildMeter(name string) error
 }
 
 // Ledger gives the accounts of this data directory.
@@ -55,6 +62,8 @@ type Config struct {
 	Accepter Accepter
 	Reader   Reader
 	Ledger   Ledger
+	Meters   Rebuilder
+	Tails    Tailer
 	Tokens   *Tokens
 
 	// Ready returns nil while the daemon can take events, and otherwise says why not. Nil: always ready.
@@ -65,6 +74,9 @@ type Config struct {
 	Metrics http.Handler
 	// MetricsAuth demands a token of a viewer or an admin for GET /metrics.
 	MetricsAuth bool
+	// Prometheus answers what begins with /prometheus/, for viewers and admins; samples are written there by producers and
+	// admins. Nil: 404.
+	Prometheus http.Handler
 	// MaxInflightBytes bounds the request bodies that are held at one time; beyond it requests are answered 503. The
 	// encoded events need up to as much again. Zero: 128 MiB.
 	MaxInflightBytes int64
@@ -88,6 +100,9 @@ type API struct {
 	bodies   *bodies
 	decoders sync.Pool // of *event.Decoder
 	reads    chan struct{}
+	tails    chan struct{}
+	ending   chan struct{} // closed by EndStreams
+	endOnce  sync.Once
 	handler  http.Handler
 	all      []route
 }
@@ -112,6 +127,8 @@ func New(cfg Config) (*API, error) {
 		log:    cfg.Logger.With("component", "api"),
 		bodies: newBodies(cfg.MaxInflightBytes),
 		reads:  make(chan struct{}, maxConcurrentReads),
+		tails:  make(chan struct{}, maxTails),
+		ending: make(chan struct{}),
 	}
 	a.decoders.New = func() any { return event.NewDecoder() }
 	var err error
@@ -135,6 +152,8 @@ func (c *Config) validate() error {
 	need(c.Accepter != nil, "Accepter")
 	need(c.Reader != nil, "Reader")
 	need(c.Ledger != nil, "Ledger")
+	need(c.Meters != nil, "Meters")
+	need(c.Tails != nil, "Tails")
 	need(c.Tokens != nil, "Tokens")
 	need(c.Logger != nil, "Logger")
 	need(c.Set != nil, "Set")

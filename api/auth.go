@@ -20,6 +20,7 @@ var (
 	posterRoles  = rolesOf(RoleUser, RoleProducer, RoleAdmin)
 	adminRole    = rolesOf(RoleAdmin)
 	scraperRoles = rolesOf(RoleViewer, RoleAdmin)
+	writerRoles  = rolesOf(RoleProducer, RoleAdmin)
 )
 
 func (s roleSet) has(r Role) bool { return s&(1<<r) != 0 }

@@ -147,17 +147,19 @@ func (f *rollups) Summary(ctx context.Context, _ aggregator.Window, q aggregator
 	return out, nil
 }
 
-func (f *rollups) Meters() []string {
-	return []string{"dashboards", "llm-tokens", "minutes", "queries", "users"}
+func (f *rollups) Meters() []meter.Meter {
+	return slices.SortedFunc(slices.Values(append(meter.Builtin(), operators...)), func(a, b meter.Meter) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func (f *rollups) Meter(_ context.Context, w aggregator.Window, name string, dim meter.Dim, top int) ([]aggregator.Total, error) {
+// operators are the meters of an operator.
+var operators = []meter.Meter{{
+	Name: "minutes", Description: "Minutes \"used\", by room.", Events: []string{"meeting"}, Reference: "room", Value: "minutes", Sum: []string{"talk", "wait"},
+}}
+
+func (f *rollups) Meter(_ context.Context, w aggregator.Window, m *meter.Meter, dim meter.Dim, top int) ([]aggregator.Total, error) {
 	f.read()
-	if name == "users" && dim == meter.ByReference {
-		return nil, fmt.Errorf("meter %s: %w", name, aggregator.ErrNoReference)
-	}
 	list := []aggregator.Total{
-		{Key: fmt.Sprintf("%s of %s for %d days", name, dim, w.Len()), N: 12},
+		{Key: fmt.Sprintf("%s of %s for %d days", m.Name, dim, w.Len()), N: 12},
 		{Key: "say \"hi\"\n\u2028\u0001", N: 3}, {Key: "ähnlich", N: 3},
 	}
 	if top > 0 {
@@ -166,21 +168,53 @@ func (f *rollups) Meter(_ context.Context, w aggregator.Window, name string, dim
 	return list, nil
 }
 
-func (f *rollups) Default(name string) meter.Dim {
-	if name == "queries" || name == "dashboards" {
-		return meter.ByReference
+func (f *rollups) Daily(_ context.Context, w aggregator.Window) ([]aggregator.DayTotals, error) {
+	f.read()
+	var list []aggregator.DayTotals
+	for _, d := range w.Days() {
+		list = append(list, aggregator.DayTotals{Day: d})
 	}
-	return meter.ByUser
+	list[len(list)-1].Totals = map[string]uint64{"sql_generation": 3, "dashboard_publish": 1}
+	return list, nil
 }
 
-func (f *rollups) Daily(_ context.Context, w aggregator.Window) ([]aggregator.DayTypes, error) {
-	f.read()
-	var list []aggregator.DayTypes
-	for _, d := range w.Days() {
-		list = append(list, aggregator.DayTypes{Day: d})
+func (f *rollups) DailyMeters(ctx context.Context, w aggregator.Window, meters []meter.Meter) ([]aggregator.DayTotals, error) {
+	list, err := f.Daily(ctx, w)
+	totals := map[string]uint64{}
+	for i, m := range meters {
+		totals[m.Name] = uint64(10 * (i + 1))
 	}
-	list[len(list)-1].Types = map[string]uint64{"sql_generation": 3, "dashboard_publish": 1}
-	return list, nil
+	list[len(list)-1].Totals = totals
+	return list, err
+}
+
+// rebuilds is a Rebuilder.
+type rebuilds struct {
+	err   error
+	asked []string
+}
+
+func (f *rebuilds) MeterStates() []aggregator.MeterState {
+	var list []aggregator.MeterState
+	for _, m := range meter.Builtin() {
+		list = append(list, aggregator.MeterState{Meter: m, Complete: true})
+	}
+	state := aggregator.MeterState{Meter: operators[0], Since: noon.Add(-time.Hour)}
+	if len(f.asked) > 0 {
+		state.Rebuild = &aggregator.RebuildState{Phase: aggregator.RebuildRunning, Events: 1000, Done: 250}
+	}
+	return append(list, state)
+}
+
+func (f *rebuilds) RebuildMeter(name string) error {
+	if f.err != nil {
+		return f.err
+	}
+	if !slices.ContainsFunc(f.MeterStates(), func(m aggregator.MeterState) bool { return m.Name == name }) {
+		return aggregator.ErrNoMeter
+	}
+	f.asked = append(f.asked, name)
+	return nil
 }
 
 // books is a Ledger.
@@ -198,6 +232,12 @@ func (b books) Ledger(context.Context) (*aggregator.Ledger, error) {
 		Others: []aggregator.OtherProducer{{ID: "0193b2", Counted: 5, Duplicates: 1}},
 	}, nil
 }
+
+// tailless is a Tailer that cannot.
+type tailless struct{ err error }
+
+func (f tailless) TailAfter(aggregator.Cursor) (*aggregator.Tail, error) { return nil, f.err }
+func (f tailless) TailSince(time.Time) (*aggregator.Tail, error)         { return nil, f.err }
 
 // rig is an API with everything around it.
 type rig struct {
@@ -262,7 +302,7 @@ func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
 		set: metrics.NewSet(), reg: prometheus.NewPedanticRegistry(), log: &syncBuffer{},
 	}
 	r.cfg = api.Config{
-		Accepter: r.journal, Reader: r.rollups, Ledger: books{}, Tokens: tokens,
+		Accepter: r.journal, Reader: r.rollups, Ledger: books{}, Meters: &rebuilds{}, Tails: tailless{errDisk}, Tokens: tokens,
 		Now: func() time.Time { return noon }, Logger: slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
 		Set: r.set, Registerer: r.reg,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"usaged/aggregator"
@@ -71,7 +72,8 @@ func (s *stream) ledger(l *aggregator.Ledger) {
 		s.number(other.Duplicates)
 		s.raw("}")
 	}
-	s.raw("]")
+	s.raw(`],"others_stale":`)
+	s.raw(strconv.FormatBool(l.OthersStale))
 }
 
 func (s *stream) account(acc aggregator.Account) {

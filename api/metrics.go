@@ -24,6 +24,10 @@ type apiMetrics struct {
 	panics         *metrics.Counter
 	cut            *metrics.Counter
 	inflight       atomic.Int64
+	tailStreams    atomic.Int64
+	tailEvents     *metrics.Counter
+	tailMissing    *metrics.Counter
+	tailOvertaken  *metrics.Counter
 
 	ingestSeconds  prometheus.Histogram
 	ingestEvents   prometheus.Histogram
@@ -41,6 +45,11 @@ var help = map[string]string{
 	"usaged_ingest_rejected_events_total": "Valid events that were refused, by reason. The events of a faulty body are not " +
 		"counted.",
 	"usaged_ingest_inflight_bytes":       "Memory taken by request bodies that are being received or accepted.",
+	"usaged_tail_streams":                "Answers that stream accepted events at this moment.",
+	"usaged_tail_streams_limit":          "Limit of usaged_tail_streams; a request for one more is answered with 503.",
+	"usaged_tail_events_total":           "Events sent in streams of accepted events.",
+	"usaged_tail_missing_events_total":   "Events that streams had to leave out because the journal is damaged, counted for each stream.",
+	"usaged_tail_overtaken_total":        "Streams of accepted events that read so slowly that retention deleted what they had not read.",
 	"usaged_ingest_inflight_limit_bytes": "Limit of usaged_ingest_inflight_bytes; requests beyond it are answered with 503.",
 }
 
@@ -60,6 +69,10 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 		bodyBytes: set.GetOrCreateCounter("usaged_ingest_body_bytes_total"),
 		panics:    set.GetOrCreateCounter("usaged_http_panics_total"),
 		cut:       set.GetOrCreateCounter("usaged_http_responses_cut_total"),
+
+		tailEvents:    set.GetOrCreateCounter("usaged_tail_events_total"),
+		tailMissing:   set.GetOrCreateCounter("usaged_tail_missing_events_total"),
+		tailOvertaken: set.GetOrCreateCounter("usaged_tail_overtaken_total"),
 	}
 	for c, info := range classes {
 		if info.ingest {
@@ -71,6 +84,8 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 			fmt.Sprintf("usaged_ingest_rejected_events_total{reason=%q}", classes[c].code))
 	}
 	set.GetOrCreateGauge("usaged_http_requests_in_flight", func() float64 { return float64(m.inflight.Load()) })
+	set.GetOrCreateGauge("usaged_tail_streams", func() float64 { return float64(m.tailStreams.Load()) })
+	set.GetOrCreateGauge("usaged_tail_streams_limit", func() float64 { return maxTails })
 	set.GetOrCreateGauge("usaged_ingest_inflight_bytes", func() float64 { return float64(b.used.Load()) })
 	set.GetOrCreateGauge("usaged_ingest_inflight_limit_bytes", func() float64 { return float64(b.limit) })
 	return m, m.register(reg)

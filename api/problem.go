@@ -22,6 +22,8 @@ const (
 	notFound
 	unknownMeter
 	methodNotAllowed
+	foreignCursor
+	cursorGone
 	bodyTimeout
 	tooLarge
 	tooManyEvents
@@ -55,6 +57,8 @@ var classes = [numClasses]struct {
 	notFound:             {"not_found", http.StatusNotFound, false, ""},
 	unknownMeter:         {"unknown_meter", http.StatusNotFound, false, ""},
 	methodNotAllowed:     {"method_not_allowed", http.StatusMethodNotAllowed, false, ""},
+	foreignCursor:        {"foreign_cursor", http.StatusConflict, false, ""},
+	cursorGone:           {"cursor_gone", http.StatusGone, false, ""},
 	bodyTimeout:          {"body_timeout", http.StatusRequestTimeout, true, ""},
 	tooLarge:             {"too_large", http.StatusRequestEntityTooLarge, true, ""},
 	tooManyEvents:        {"too_many_events", http.StatusRequestEntityTooLarge, true, ""},

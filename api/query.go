@@ -20,7 +20,7 @@ const (
 	codeNoReference       = "no_reference"
 )
 
-// queryParams reads the query of a request strictly: every parameter once, none that is not asked for. Faults are
+// queryParams reads the query of a request strictly: every parameter once where it isn't a list, none that is not asked for. Faults are
 // collected; their pointers are /query/NAME.
 type queryParams struct {
 	values url.Values
@@ -59,6 +59,17 @@ func (q *queryParams) get(name string) (string, bool) {
 		return "", false
 	}
 	return values[0], true
+}
+
+// list returns the values of a parameter that may be given several times, at most limit.
+func (q *queryParams) list(name string, limit int) []string {
+	q.asked = append(q.asked, name)
+	values := q.values[name]
+	if len(values) > limit {
+		q.fault(name, codeRepeatedParameter, "%s is given %d times, at most %d are possible", name, len(values), limit)
+		return nil
+	}
+	return values
 }
 
 // number returns a parameter from 1 to limit.

@@ -49,24 +49,36 @@ func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *Token) error
 	}
 	window := a.cfg.Reader.Window(days)
 	query := fmt.Sprintf("summary %q %q %d", ask.EventType, ask.UserID, ask.Top)
-	return a.read(w, r, window, query, func(ctx context.Context) (func(*stream), error) {
+	return a.read(w, r, question{window, query, "summary"}, func(ctx context.Context) (answer, error) {
 		types, err := a.cfg.Reader.Summary(ctx, window, ask)
-		if err != nil {
-			return nil, err
-		}
-		now := a.cfg.Now()
-		return func(s *stream) { s.summary(types, window, now) }, nil
+		return &summary{types, window, a.cfg.Now()}, err
 	})
 }
 
-func (s *stream) summary(types []aggregator.TypeUsers, window aggregator.Window, now time.Time) {
+// summary is the answer of getSummary.
+type summary struct {
+	types  []aggregator.TypeUsers
+	window aggregator.Window
+	now    time.Time
+}
+
+func (a *summary) json(s *stream) {
 	s.raw(`{"summary":{`)
-	for i := range types {
-		s.key(i, types[i].Type)
-		s.totals(types[i].Users)
+	for i := range a.types {
+		s.key(i, a.types[i].Type)
+		s.totals(a.types[i].Users)
 	}
-	s.raw(`},"generated_at":"` + now.UTC().Format(time.RFC3339) + `","days":` + strconv.Itoa(window.Len()))
-	s.raw(`,"from":"` + window.From.String() + `","to":"` + window.To.String() + `"}`)
+	s.raw(`},"generated_at":"` + a.now.UTC().Format(time.RFC3339) + `","days":` + strconv.Itoa(a.window.Len()))
+	s.raw(`,"from":"` + a.window.From.String() + `","to":"` + a.window.To.String() + `"}`)
+}
+
+func (a *summary) csv(rows *csvRows) {
+	rows.header("event_type", "user_id", "count")
+	for i := range a.types {
+		for _, user := range a.types[i].Users {
+			rows.add(user.N, a.types[i].Type, user.Key)
+		}
+	}
 }
 
 // getMeter answers the totals of a meter: the one named, or the one in the path.
@@ -76,93 +88,176 @@ func (a *API) getMeter(name string) handlerFunc {
 		if name == "" {
 			name = mux.Vars(r)["meter"]
 		}
-		if known := a.cfg.Reader.Meters(); !slices.Contains(known, name) {
-			return refuse(unknownMeter, "there is no such meter; there are: "+strings.Join(known, ", "))
+		known := a.cfg.Reader.Meters()
+		m := findMeter(known, name)
+		if m == nil {
+			return refuse(unknownMeter, "there is no such meter; there are: "+meterNames(known))
 		}
 		q := parseQuery(r)
 		days := a.days(q, defaultDays)
 		top := q.number("top", maxTop, 0)
-		dim := a.cfg.Reader.Default(name)
+		dim := m.Default()
 		switch q.choice("by", "user", "reference") {
 		case "user":
 			dim = meter.ByUser
 		case "reference":
 			dim = meter.ByReference
+			if m.Reference == "" {
+				q.fault("by", codeNoReference, "this meter has no reference, it knows users alone")
+			}
 		}
 		if err := q.err(); err != nil {
 			return err
 		}
-		return a.readMeter(w, r, a.cfg.Reader.Window(days), name, dim, top)
+		return a.readMeter(w, r, a.cfg.Reader.Window(days), m, dim, top)
 	}
 }
 
-func (a *API) readMeter(w http.ResponseWriter, r *http.Request, window aggregator.Window, name string, dim meter.Dim, top int) error {
-	query := fmt.Sprintf("meter %s %s %d", name, dim, top)
-	return a.read(w, r, window, query, func(ctx context.Context) (func(*stream), error) {
-		totals, err := a.cfg.Reader.Meter(ctx, window, name, dim, top)
-		switch {
-		case errors.Is(err, aggregator.ErrNoReference):
-			p := refuse(invalidQuery, "the query has faults")
-			p.faults, p.total = []event.Fault{{
-				Pointer: queryPointer("by"), Code: codeNoReference, Detail: "this meter has no reference, it knows users alone",
-			}}, 1
-			return nil, p
-		case errors.Is(err, aggregator.ErrNoMeter): // gone since it was looked up
-			return nil, refuse(unknownMeter, "there is no such meter any more")
-		case err != nil:
-			return nil, err
-		}
-		return func(s *stream) { s.totals(totals) }, nil
+func findMeter(list []meter.Meter, name string) *meter.Meter {
+	if i := slices.IndexFunc(list, func(m meter.Meter) bool { return m.Name == name }); i >= 0 {
+		return &list[i]
+	}
+	return nil
+}
+
+func meterNames(list []meter.Meter) string {
+	names := make([]string, len(list))
+	for i := range list {
+		names[i] = list[i].Name
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *API) readMeter(w http.ResponseWriter, r *http.Request, window aggregator.Window, m *meter.Meter, dim meter.Dim, top int) error {
+	// The key is part of it, because an operator can define a meter anew.
+	query := fmt.Sprintf("meter %s %s %d", m.Key(), dim, top)
+	column, by := "user_id", "user"
+	if dim == meter.ByReference {
+		column, by = m.Reference, "reference"
+	}
+	return a.read(w, r, question{window, query, m.Name + "-by-" + by}, func(ctx context.Context) (answer, error) {
+		totals, err := a.cfg.Reader.Meter(ctx, window, m, dim, top)
+		return &meterTotals{column, totals}, err
 	})
 }
 
-// getDaily answers the events by day and type.
+// meterTotals is the answer of getMeter. column names what the keys are.
+type meterTotals struct {
+	column string
+	totals []aggregator.Total
+}
+
+func (a *meterTotals) json(s *stream) { s.totals(a.totals) }
+
+func (a *meterTotals) csv(rows *csvRows) {
+	rows.header(a.column, "total")
+	for _, total := range a.totals {
+		rows.add(total.N, total.Key)
+	}
+}
+
+// getDaily answers the events by day and type, or the totals of meters by day.
 func (a *API) getDaily(w http.ResponseWriter, r *http.Request, _ *Token) error {
 	q := parseQuery(r)
 	days := a.days(q, defaultDailyDays)
+	meters := a.askedMeters(q)
 	if err := q.err(); err != nil {
 		return err
 	}
 	window := a.cfg.Reader.Window(days)
-	return a.read(w, r, window, "daily", func(ctx context.Context) (func(*stream), error) {
-		list, err := a.cfg.Reader.Daily(ctx, window)
-		if err != nil {
-			return nil, err
-		}
-		return func(s *stream) { s.daily(list) }, nil
+	if len(meters) == 0 {
+		return a.read(w, r, question{window, "daily", "daily"}, func(ctx context.Context) (answer, error) {
+			list, err := a.cfg.Reader.Daily(ctx, window)
+			return &daily{"event_type", "count", list}, err
+		})
+	}
+	query := "daily"
+	for i := range meters {
+		query += " " + meters[i].Key()
+	}
+	return a.read(w, r, question{window, query, "daily-by-meter"}, func(ctx context.Context) (answer, error) {
+		list, err := a.cfg.Reader.DailyMeters(ctx, window, meters)
+		return &daily{"meter", "total", list}, err
 	})
 }
 
-func (s *stream) daily(list []aggregator.DayTypes) {
+// askedMeters returns the meters that the query names.
+func (a *API) askedMeters(q *queryParams) (asked []meter.Meter) {
+	names := q.list("meter", meter.MaxMeters)
+	if len(names) == 0 {
+		return nil
+	}
+	known := a.cfg.Reader.Meters()
+	for _, name := range names {
+		m := findMeter(known, name)
+		switch {
+		case m == nil:
+			q.fault("meter", codeBadValue, "there is no such meter; there are: %s", meterNames(known))
+		case findMeter(asked, name) == nil:
+			asked = append(asked, *m)
+		}
+	}
+	return asked
+}
+
+// daily is the answer of getDaily. The columns name what is counted, and the number.
+type daily struct {
+	column, number string
+	days           []aggregator.DayTotals
+}
+
+func (a *daily) json(s *stream) {
 	s.raw(`{"daily":{`)
-	for i, day := range list {
+	for i, day := range a.days {
 		s.key(i, day.Day.String())
 		s.raw("{")
-		for j, name := range sortedKeys(day.Types) {
+		for j, name := range sortedKeys(day.Totals) {
 			s.key(j, name)
-			s.number(day.Types[name])
+			s.number(day.Totals[name])
 		}
 		s.raw("}")
 	}
 	s.raw("}}")
 }
 
-// read answers a question about a window: 304 where the client knows the answer, otherwise what load returns. load is
-// called, and memory taken for its answer, only when it must be.
-func (a *API) read(w http.ResponseWriter, r *http.Request, window aggregator.Window, query string,
-	load func(context.Context) (func(*stream), error),
-) error {
+func (a *daily) csv(rows *csvRows) {
+	rows.header("day", a.column, a.number)
+	for _, day := range a.days {
+		for _, name := range sortedKeys(day.Totals) {
+			rows.add(day.Totals[name], day.Day.String(), name)
+		}
+	}
+}
+
+// question is what a request asks about a window of days. No two questions have the same query.
+type question struct {
+	window aggregator.Window
+	query  string
+	file   string // what the answer is called where it is saved
+}
+
+// answer can be written in each format.
+type answer interface {
+	json(s *stream)
+	csv(rows *csvRows)
+}
+
+// read answers a question: 304 where the client knows the answer, otherwise what load returns. load is called, and
+// memory taken for its answer, only when it must be.
+func (a *API) read(w http.ResponseWriter, r *http.Request, ask question, load func(context.Context) (answer, error)) error {
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
-	version, err := a.cfg.Reader.Version(ctx, window)
+	version, err := a.cfg.Reader.Version(ctx, ask.window)
 	if err != nil {
 		return refuseReading(r, fmt.Errorf("read version: %w", err))
 	}
-	if notModified(w, r, etagOf(version, query, window.From.String(), window.To.String())) {
+	format := negotiate(r.Header["Accept"])
+	w.Header().Add("Vary", "Accept")
+	if notModified(w, r, etagOf(version, ask.query, ask.window.From.String(), ask.window.To.String(), format.name)) {
 		return nil
 	}
 	if r.Method == http.MethodHead {
-		w.Header()["Content-Type"] = jsonType
+		format.describe(w.Header(), ask)
 		return nil
 	}
 	select {
@@ -171,11 +266,12 @@ func (a *API) read(w http.ResponseWriter, r *http.Request, window aggregator.Win
 	case <-ctx.Done():
 		return refuse(overloaded, "too many answers are being computed at this moment: try again")
 	}
-	encode, err := load(ctx)
+	got, err := load(ctx)
 	if err != nil {
 		return refuseReading(r, err)
 	}
-	return streamJSON(w, encode)
+	format.describe(w.Header(), ask)
+	return format.write(w, got)
 }
 
 // refuseReading is the answer where the rollups cannot be read. Where the client has gone away that is the reason, and

@@ -69,7 +69,7 @@ func TestETagsDiffer(t *testing.T) {
 		r.rollups.version = version
 		for _, path := range []string{
 			"summary", "summary?days=6", "summary?top=1", "summary?event_type=a", "summary?user_id=a", "queries", "queries?by=user",
-			"queries?top=1", "dashboards", "daily",
+			"queries?top=1", "dashboards", "daily", "daily?meter=users", "daily?meter=users&meter=queries", "minutes",
 		} {
 			tag := r.call("HEAD", "/api/v1/usage/"+path, "admin", "").Header().Get("Etag")
 			if other, ok := seen[tag]; ok {
@@ -83,6 +83,12 @@ func TestETagsDiffer(t *testing.T) {
 			if tag := r.call("HEAD", "/api/v1/usage/"+path, "admin", "").Header().Get("Etag"); seen[tag] != same+" at "+version {
 				t.Errorf("%s doesn't have the ETag of %s", path, same)
 			}
+		}
+	}
+	for _, path := range []string{"summary", "queries", "daily"} {
+		tag := r.call("HEAD", "/api/v1/usage/"+path, "admin", "", "Accept", "text/csv").Header().Get("Etag")
+		if other, ok := seen[tag]; ok || tag == "" {
+			t.Errorf("%s as CSV has the ETag %q of %s", path, tag, other)
 		}
 	}
 	if r.rollups.reads > 0 {

@@ -32,13 +32,16 @@ func (a *API) routes() []route {
 	get, post := http.MethodGet, http.MethodPost
 	return []route{
 		{post, "/api/v1/usage/events", "events", posterRoles, false, "accept usage events", a.postEvents},
+		{get, "/api/v1/usage/events", "tail", adminRole, true, "accepted events, oldest first", a.getEvents},
 		{get, "/api/v1/usage/summary", "summary", adminRole, true, "events by type and user", a.getSummary},
 		{get, "/api/v1/usage/users", "users", adminRole, true, "events by user", a.getMeter("users")},
 		{get, "/api/v1/usage/queries", "queries", adminRole, true, "queries by question", a.getMeter("queries")},
 		{get, "/api/v1/usage/dashboards", "dashboards", adminRole, true, "publications by dashboard", a.getMeter("dashboards")},
 		{get, "/api/v1/usage/llm-tokens", "llm-tokens", adminRole, true, "LLM tokens by user", a.getMeter("llm-tokens")},
-		{get, "/api/v1/usage/daily", "daily", adminRole, true, "events by day and type", a.getDaily},
+		{get, "/api/v1/usage/daily", "daily", adminRole, true, "events or meters by day", a.getDaily},
 		{get, "/api/v1/usage/ledger", "ledger", adminRole, true, "what became of every event", a.getLedger},
+		{get, "/api/v1/usage/meters", "meters", adminRole, true, "what the meters count", a.getMeters},
+		{post, "/api/v1/usage/meters/{meter}/rebuild", "rebuild", adminRole, false, "count a meter's past", a.postRebuild},
 		{get, "/api/v1/usage/{meter}", "meter", adminRole, true, "any other meter", a.getMeter("")},
 		{get, "/api/v1/openapi.yaml", "openapi", 0, true, "description of this API", a.getOpenAPI},
 		{get, "/metrics", "metrics", scrapers, false, "metrics for Prometheus", a.getMetrics},
@@ -74,8 +77,22 @@ func (a *API) router() (http.Handler, error) {
 		}
 		p.add(rt.method, h)
 	}
+	a.mountPrometheus(router)
 	router.NotFoundHandler = a.refuser(notFound)
 	return router, nil
+}
+
+// mountPrometheus hands everything under /prometheus/ to the embedded Prometheus, which has its own routes and answers.
+func (a *API) mountPrometheus(router *mux.Router) {
+	if a.cfg.Prometheus == nil {
+		return
+	}
+	serve := func(w http.ResponseWriter, r *http.Request, _ *Token) error {
+		a.cfg.Prometheus.ServeHTTP(w, r)
+		return nil
+	}
+	router.Handle("/prometheus/api/v1/write", a.endpoint(route{name: "remote-write", roles: writerRoles, serve: serve}))
+	router.PathPrefix("/prometheus/").Handler(a.endpoint(route{name: "prometheus", roles: scraperRoles, serve: serve}))
 }
 
 // pathHandler chooses among the methods of one path.

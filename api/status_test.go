@@ -124,6 +124,9 @@ func getExchanges() []exchange {
 	get := func(name, path string, status int) exchange {
 		return exchange{name: name, role: "admin", method: "GET", path: path, status: status}
 	}
+	csv := func(name, path string) exchange {
+		return exchange{name: name, role: "admin", method: "GET", path: path, header: []string{"Accept", "text/csv"}, status: 200}
+	}
 	list := []exchange{
 		get("summarises a week", "/api/v1/usage/summary", 200),
 		get("summarises one type of one user", "/api/v1/usage/summary?days=1&event_type=sql_generation&user_id=alice", 200),
@@ -138,6 +141,14 @@ func getExchanges() []exchange {
 		get("lists a meter of the operator", "/api/v1/usage/minutes", 200),
 		get("lists days", "/api/v1/usage/daily?days=3", 200),
 		get("lists thirty days", "/api/v1/usage/daily", 200),
+		get("lists days of meters", "/api/v1/usage/daily?days=2&meter=minutes&meter=queries&meter=minutes", 200),
+		get("lists the meters", "/api/v1/usage/meters", 200),
+		csv("summarises as CSV", "/api/v1/usage/summary"),
+		csv("lists a meter as CSV", "/api/v1/usage/minutes?by=reference&days=3"),
+		csv("lists users as CSV", "/api/v1/usage/users?top=1"),
+		csv("lists days as CSV", "/api/v1/usage/daily?days=3"),
+		csv("lists days of a meter as CSV", "/api/v1/usage/daily?days=3&meter=minutes"),
+		csv("defuses formulas in CSV", "/api/v1/usage/summary?days=1"),
 		get("keeps a ledger", "/api/v1/usage/ledger", 200),
 		get("describes itself", "/", 200),
 		get("is healthy", "/-/healthy", 200),
@@ -148,11 +159,15 @@ func getExchanges() []exchange {
 		get("refuses a query that is not one", "/api/v1/usage/summary?days=%zz", 422),
 		get("refuses a dimension", "/api/v1/usage/queries?by=model", 422),
 		get("refuses a reference that is not there", "/api/v1/usage/users?by=reference", 422),
+		get("refuses a meter that is not there by day", "/api/v1/usage/daily?meter=minutes&meter=nonsense", 422),
 		get("refuses parameters of the ledger", "/api/v1/usage/ledger?a~b/c=1", 422),
 		get("names the meters that exist", "/api/v1/usage/nonsense", 404),
 		get("finds nothing", "/api/v2/usage", 404),
 		get("finds nothing at a doubled slash", "//api/v1/usage/summary", 404),
-		get("has no tail yet", events, 405),
+		get("refuses a cursor that is none", events+"?after=AZOhsgAAcACAAAAAAAAAAQ.01.000000&since=yesterday&limit=0&follow=yes", 422),
+		get("refuses a cursor of another replica", events+"?after=AZOhsgAAcACAAAAAAAAAAQ.1.000000", 409),
+		get("refuses a cursor that retention has overtaken", events+"?after=AZOhsgAAcACAAAAAAAAAAQ.1.000000", 410),
+		get("cannot read the journal", events, 500),
 		get("has no rollups", "/api/v1/usage/summary", 503),
 		get("has no ledger", "/api/v1/usage/ledger", 503),
 		get("survives a panicking reader", "/api/v1/usage/summary?user_id=secret", 500),
@@ -162,6 +177,11 @@ func getExchanges() []exchange {
 		{name: "demands a viewer for metrics", role: "producer", method: "GET", path: "/metrics", status: 403},
 		{name: "gives a viewer metrics", role: "viewer", method: "GET", path: "/metrics", status: 200},
 		{name: "refuses a viewer's read", role: "viewer", method: "GET", path: "/api/v1/usage/users", status: 403},
+		{name: "rebuilds a meter", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 202},
+		{name: "rebuilds no meter that is not there", role: "admin", method: "POST", path: "/api/v1/usage/meters/nonsense/rebuild", status: 404},
+		{name: "cannot note a rebuild", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 500},
+		{name: "takes no POST for a meter", role: "admin", method: "POST", path: "/api/v1/usage/minutes", status: 405},
+		{name: "answers HEAD for CSV", role: "admin", method: "HEAD", path: "/api/v1/usage/users", header: []string{"Accept", "text/csv"}, status: 200},
 		{name: "reloads", role: "admin", method: "POST", path: "/-/reload", status: 200},
 		{name: "fails to reload", role: "admin", method: "POST", path: "/-/reload", status: 500},
 		{name: "refuses a producer's reload", role: "producer", method: "POST", path: "/-/reload", status: 403},
@@ -173,8 +193,18 @@ func getExchanges() []exchange {
 		switch e := &list[i]; e.name {
 		case "has no rollups":
 			e.rig = storeDown
+		case "defuses formulas in CSV":
+			e.rig = func(r *rig) { r.rollups.types = formulas() }
+		case "cannot note a rebuild":
+			e.edit = func(c *api.Config) {
+				c.Meters = &rebuilds{err: errors.New("write meters.json: no space left on device")}
+			}
 		case "has no ledger":
 			e.edit = func(c *api.Config) { c.Ledger = books{err: errors.New("dial tcp: refused")} }
+		case "refuses a cursor of another replica":
+			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", aggregator.ErrForeignCursor)} }
+		case "refuses a cursor that retention has overtaken":
+			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", aggregator.ErrCursorGone)} }
 		case "survives a panicking reader":
 			e.rig = func(r *rig) { r.rollups.panics = true }
 		case "is not ready":

@@ -18,7 +18,7 @@ const chunkBytes = 32 << 10
 // cut off: the rows of its answer are in memory until it has read them.
 const minBytesPerSecond = 64 << 10
 
-// stream encodes a JSON answer chunk by chunk. After an error it does nothing.
+// stream encodes an answer chunk by chunk. After an error it does nothing.
 type stream struct {
 	w       http.ResponseWriter
 	buf     []byte
@@ -33,13 +33,24 @@ var chunks = sync.Pool{New: func() any {
 	return &b
 }}
 
-// streamJSON writes an answer. The error is errCut where the client didn't take all of it.
+// streamJSON writes a JSON answer. The error is errCut where the client didn't take all of it.
 func streamJSON(w http.ResponseWriter, encode func(s *stream)) error {
 	w.Header()["Content-Type"] = jsonType
+	return streamTo(w, func(s *stream) {
+		encode(s)
+		s.raw("\n")
+	})
+}
+
+// write streams an answer, whose headers are set.
+func (f *format) write(w http.ResponseWriter, a answer) error {
+	return streamTo(w, func(s *stream) { f.encode(s, a) })
+}
+
+func streamTo(w http.ResponseWriter, encode func(s *stream)) error {
 	chunk := chunks.Get().(*[]byte)
 	s := stream{w: w, buf: (*chunk)[:0], start: time.Now()}
 	encode(&s)
-	s.raw("\n")
 	s.flush()
 	*chunk = s.buf
 	chunks.Put(chunk)
@@ -63,6 +74,14 @@ func (s *stream) flush() {
 
 // raw appends JSON text. Every key and number passes here or through text and number, which keep the chunk small.
 func (s *stream) raw(text string) { s.buf = append(s.buf, text...) }
+
+// bytes appends a piece of text of any length.
+func (s *stream) bytes(b []byte) {
+	if len(s.buf) >= chunkBytes {
+		s.flush()
+	}
+	s.buf = append(s.buf, b...)
+}
 
 func (s *stream) text(v string) {
 	if len(s.buf) >= chunkBytes {

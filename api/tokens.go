@@ -38,6 +38,18 @@ var roleNames = [numRoles]string{"user", "producer", "viewer", "admin"}
 
 func (r Role) String() string { return roleNames[r] }
 
+// RoleNames are the roles as tokens files write them.
+func RoleNames() []string { return slices.Clone(roleNames[:]) }
+
+// ParseRole is the role of a name.
+func ParseRole(name string) (Role, error) {
+	role := slices.Index(roleNames[:], name)
+	if role < 0 {
+		return 0, fmt.Errorf("the role must be one of %s, not %q", strings.Join(roleNames[:], ", "), name)
+	}
+	return Role(role), nil
+}
+
 // Token is one entry of a tokens file. It doesn't hold the token itself.
 type Token struct {
 	// Name is journalled with every event that the token posts.
@@ -74,7 +86,7 @@ func (t *Tokens) Reload() error {
 	if err != nil {
 		return fmt.Errorf("read tokens: %w", err)
 	}
-	parser := tokenParser{path: t.path, names: map[string]int{}, hashes: map[digest]int{}, byHash: map[digest]*Token{}}
+	parser := newTokenParser(t.path)
 	if err := parser.parse(data); err != nil {
 		return err
 	}
@@ -96,6 +108,14 @@ type tokenParser struct {
 	names  map[string]int // → number of the entry
 	hashes map[digest]int
 	byHash map[digest]*Token
+
+	// For those who edit the file.
+	list    *yaml.Node
+	entries []TokenEntry // in the order of the file
+}
+
+func newTokenParser(path string) *tokenParser {
+	return &tokenParser{path: path, names: map[string]int{}, hashes: map[digest]int{}, byHash: map[digest]*Token{}}
 }
 
 func (p *tokenParser) errorf(line int, format string, args ...any) error {
@@ -114,6 +134,7 @@ func (p *tokenParser) parse(data []byte) error {
 		return fmt.Errorf("%s: holds more than one YAML document", p.path)
 	}
 	list := doc.Content[0]
+	p.list = list
 	if list.Kind != yaml.SequenceNode {
 		return p.errorf(list.Line, "must be a list of tokens, each with the keys %s", strings.Join(tokenKeys, ", "))
 	}
@@ -152,11 +173,11 @@ func (p *tokenParser) entry(n int, node *yaml.Node) error {
 			return p.errorf(id.Line, "%s: user_id must be 1 to %d bytes of text", label, event.MaxUserIDBytes)
 		}
 	}
-	role := slices.Index(roleNames[:], values["role"].Value)
-	if role < 0 {
+	role, err := ParseRole(values["role"].Value)
+	if err != nil {
 		return p.errorf(values["role"].Line, "%s: role must be one of %s", label, strings.Join(roleNames[:], ", "))
 	}
-	token.Role = Role(role)
+	token.Role = role
 	return p.add(n, label, token, values)
 }
 
@@ -181,6 +202,7 @@ func (p *tokenParser) add(n int, label string, token *Token, values map[string]*
 		return p.errorf(hash.Line, "%s: entry %d has this sha256 already", label, other)
 	}
 	p.names[token.Name], p.hashes[key], p.byHash[key] = n, n, token
+	p.entries = append(p.entries, TokenEntry{Token: *token, SHA256: key})
 	return nil
 }
 

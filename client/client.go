@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -145,6 +146,25 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, etag st
 	return c.do(ctx, request{method: http.MethodGet, path: path, query: query, header: header})
 }
 
+// GetAs is Get for an answer in another form than JSON, such as text/csv. A server that has no such form is an error.
+func (c *Client) GetAs(ctx context.Context, path string, query url.Values, mediaType string) (*Answer, error) {
+	answer, err := c.do(ctx, request{method: http.MethodGet, path: path, query: query, header: http.Header{"Accept": {mediaType}}})
+	if err != nil {
+		return nil, err
+	}
+	if got, _, _ := mime.ParseMediaType(answer.Header.Get("Content-Type")); got != mediaType {
+		return nil, fmt.Errorf("GET %s: the server answers with %s where %s was asked for", path, orDefault(got, "no media type"), mediaType)
+	}
+	return answer, nil
+}
+
+// Reload makes the server read its tokens and its other files again. Where it cannot, what was in force stays in force and
+// the error is a [*Problem] that says why.
+func (c *Client) Reload(ctx context.Context) error {
+	_, err := c.do(ctx, request{method: http.MethodPost, path: reloadPath})
+	return err
+}
+
 // request is what is needed to make an http.Request again for each try.
 type request struct {
 	method string
@@ -211,8 +231,8 @@ func (u *Unreachable) Error() string {
 
 func (u *Unreachable) Unwrap() error { return u.Err }
 
-// once makes one try.
-func (c *Client) once(ctx context.Context, req request) (*Answer, error) {
+// newRequest makes an http.Request with everything that the server wants.
+func (c *Client) newRequest(ctx context.Context, req request) (*http.Request, error) {
 	target := *c.base
 	target.Path += req.path
 	target.RawQuery = req.query.Encode()
@@ -226,6 +246,15 @@ func (c *Client) once(ctx context.Context, req request) (*Answer, error) {
 	hreq.Header.Set("User-Agent", c.agent)
 	if c.token != "" {
 		hreq.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return hreq, nil
+}
+
+// once makes one try.
+func (c *Client) once(ctx context.Context, req request) (*Answer, error) {
+	hreq, err := c.newRequest(ctx, req)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.http.Do(hreq)
 	if err != nil {

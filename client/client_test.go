@@ -378,6 +378,44 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+func TestGetAs(t *testing.T) {
+	t.Parallel()
+	s := &script{answers: []answer{{status: 200, header: http.Header{"Content-Type": {"text/csv; charset=utf-8"}}, body: "a,1\r\n"}}}
+	got, err := s.client(t).GetAs(t.Context(), client.MeterPath("users"), client.Query{Days: 3}.Values(), "text/csv")
+	if err != nil || string(got.Body) != "a,1\r\n" || s.seen[0].header.Get("Accept") != "text/csv" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	s = &script{answers: []answer{{status: 200, header: http.Header{"Content-Type": {"application/json"}}, body: "{}"}}}
+	if _, err = s.client(t).GetAs(t.Context(), client.SummaryPath, nil, "text/csv"); err == nil ||
+		!strings.Contains(err.Error(), "answers with application/json where text/csv was asked for") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestMeters(t *testing.T) {
+	t.Parallel()
+	s := &script{answers: []answer{{status: 200, body: `{"meters":[{"name":"queries","events":["sql_execution"],"reference":"question","by":"reference","later":1}]}`}}}
+	got, err := s.client(t).Meters(t.Context())
+	if err != nil || len(got) != 1 || got[0].Name != "queries" || got[0].Events[0] != "sql_execution" || got[0].Reference != "question" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if want := "http://daemon.test/prefix/api/v1/usage/meters"; s.seen[0].url != want {
+		t.Errorf("URL %s, want %s", s.seen[0].url, want)
+	}
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := &script{answers: []answer{{status: 200, body: `{"status":"reloaded"}`}, problem(500, "reload_failed", "")}}
+	c := s.client(t)
+	if err := c.Reload(t.Context()); err != nil || s.seen[0].method != "POST" || s.seen[0].url != "http://daemon.test/prefix/-/reload" {
+		t.Errorf("%+v, %v", s.seen[0], err)
+	}
+	if _, refused := errors.AsType[*client.Problem](c.Reload(t.Context())); !refused || len(s.seen) != 2 {
+		t.Errorf("%d requests, refused %v; want 2 and a problem", len(s.seen), refused)
+	}
+}
+
 func TestNotModified(t *testing.T) {
 	t.Parallel()
 	s := &script{answers: []answer{{status: http.StatusNotModified}}}

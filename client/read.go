@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -16,6 +17,10 @@ const (
 	SummaryPath = "/api/v1/usage/summary"
 	DailyPath   = "/api/v1/usage/daily"
 	LedgerPath  = "/api/v1/usage/ledger"
+	// MetersPath lists the meters that exist.
+	MetersPath = "/api/v1/usage/meters"
+
+	reloadPath = "/-/reload"
 )
 
 // MeterPath is the path of a meter such as users, queries, dashboards, llm-tokens or one that the operator defined.
@@ -95,6 +100,40 @@ type Summary struct {
 	To          string            `json:"to"`
 }
 
+// Meter describes what a meter counts.
+type Meter struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	// Events are the event types that it reads; none means all.
+	Events []string `json:"events"`
+	// Reference is the metadata key of its second dimension; empty where it has none.
+	Reference string `json:"reference"`
+	// Value and Sum are the metadata keys that it adds up; without them every event adds 1.
+	Value string   `json:"value"`
+	Sum   []string `json:"sum"`
+	// By is the dimension that it answers with when it isn't asked for one: user or reference.
+	By string `json:"by"`
+	// Builtin says that every server has it.
+	Builtin bool `json:"builtin"`
+	// Metric is the Prometheus family that exports it; empty where there is none.
+	Metric string `json:"metric,omitempty"`
+	// Since is when it was put in force, zero where it has been since the beginning.
+	Since time.Time `json:"since,omitzero"`
+	// Complete says that nothing in the server's journal is missing in its totals.
+	Complete bool `json:"complete"`
+	// Rebuild is nil where nobody asked for its past.
+	Rebuild *Rebuild `json:"rebuild,omitempty"`
+}
+
+// Rebuild says how far the counting of a meter's past is.
+type Rebuild struct {
+	// Phase is waiting, running or done.
+	Phase string `json:"phase"`
+	// Events is the number of events that are read for it, Done how many have been.
+	Events uint64 `json:"events"`
+	Done   uint64 `json:"done"`
+}
+
 // Daily is how many events of each type each day had.
 type Daily struct {
 	Days map[string]map[string]uint64 `json:"daily"`
@@ -108,6 +147,8 @@ type Ledger struct {
 	Rejected map[string]uint64 `json:"rejected"`
 	// Others are the other producers that the store knows.
 	Others []Producer `json:"others"`
+	// OthersStale says that the store did not answer, and that Others is what it said last.
+	OthersStale bool `json:"others_stale"`
 }
 
 // Account says where accepted events have gone. It balances when Accepted is the sum of the others.
@@ -145,6 +186,27 @@ func (c *Client) Meter(ctx context.Context, name string, q Query) (Totals, error
 	return *totals, nil
 }
 
+// Meters lists the meters that the server counts.
+func (c *Client) Meters(ctx context.Context) ([]Meter, error) {
+	list, err := read[struct {
+		Meters []Meter `json:"meters"`
+	}](ctx, c, MetersPath, Query{})
+	if err != nil {
+		return nil, err
+	}
+	return list.Meters, nil
+}
+
+// RebuildMeter has the server count the events of its journal that were accepted before a meter was put in force. The work
+// goes on after the answer: Meters says how far it is.
+func (c *Client) RebuildMeter(ctx context.Context, name string) (*Meter, error) {
+	answer, err := c.do(ctx, request{method: http.MethodPost, path: MetersPath + "/" + name + "/rebuild"})
+	if err != nil {
+		return nil, err
+	}
+	return parse[Meter](MetersPath, answer)
+}
+
 // Daily reads events per day and type.
 func (c *Client) Daily(ctx context.Context, q Query) (*Daily, error) {
 	return read[Daily](ctx, c, DailyPath, q)
@@ -160,6 +222,11 @@ func read[T any](ctx context.Context, c *Client, path string, q Query) (*T, erro
 	if err != nil {
 		return nil, err
 	}
+	return parse[T](path, answer)
+}
+
+// parse reads the answer of a path.
+func parse[T any](path string, answer *Answer) (*T, error) {
 	value := new(T)
 	if err := json.Unmarshal(answer.Body, value); err != nil {
 		return nil, fmt.Errorf("read the answer of %s: %w", path, err)
