@@ -57,6 +57,7 @@ func addBench(app *kingpin.Application, s *session, commands map[string]command)
 	post.Flag("wait", "Wait until the ledger shows nothing pending, and count the CPU time until then too.").BoolVar(&b.wait)
 	commands[post.FullCommand()] = b.run
 	addBenchSummary(group, commands)
+	addBenchTail(group, commands)
 }
 
 func (b *benchPost) check() error {

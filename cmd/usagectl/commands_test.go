@@ -53,6 +53,78 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// TestSendWaits holds that --wait returns when nothing is pending that was accepted before, and not earlier.
+func TestSendWaits(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, output string
+		args         []string
+		looks        int // at the ledger, of the three that the daemon needs
+	}{
+		{"it waits where asked to", "accepted and counted a 1\n", []string{"--wait"}, 3},
+		{"it says so in JSON", `"counted": true`, []string{"--wait", "--output=json"}, 3},
+		{"it doesn't wait", "accepted a 1\n", nil, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			d := newFakeDaemon(t)
+			d.behind = 3
+			tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+			if code := tl.run(t, append([]string{"send", "--type=a", "--id=1"}, tc.args...)...); code != exitOK {
+				t.Errorf("exit %d, want 0", code)
+			}
+			if !strings.Contains(tl.stdout.String(), tc.output) || 3-d.behind != tc.looks {
+				t.Errorf("stdout %q, want %q; %d looks at the ledger, want %d", &tl.stdout, tc.output, 3-d.behind, tc.looks)
+			}
+		})
+	}
+	d := newFakeDaemon(t)
+	tl := &tool{env: map[string]string{"USAGE_URL": d.URL, "USAGE_TOKEN": fakeProducer}}
+	if code := tl.run(t, "send", "--type=a", "--wait"); code != exitFailure || len(d.events()) != 1 {
+		t.Errorf("exit %d, %d events; want 1 and 1", code, len(d.events()))
+	}
+	if want := "the events are accepted, and to wait for their count the ledger is needed"; !strings.Contains(tl.stderr.String(), want) {
+		t.Errorf("stderr %q, want %q", &tl.stderr, want)
+	}
+}
+
+// TestTokenWithoutReload holds that nobody takes a revoked token for harmless, nor loses a new one, while the daemon
+// cannot reload.
+func TestTokenWithoutReload(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	d.broken = "meters.yml:3: what is this"
+	dir := d.dataDir(t)
+	path := writeFile(t, filepath.Join(dir, "tokens.yml"), "- {name: a, role: admin, sha256: "+strings.Repeat("ab", 32)+"}\n")
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": dir}}
+	const why = "the daemon could not reload: 500 Internal Server Error: meters.yml:3: what is this; correct that, then kill -HUP it"
+	if code := tl.run(t, "token", "new", "--name=b", "--role=user"); code != exitOK {
+		t.Errorf("exit %d, want 0", code)
+	}
+	if !strings.HasPrefix(tl.stdout.String(), "usaged_user_") || !strings.Contains(tl.stderr.String(), "made user token b; "+why) {
+		t.Errorf("stdout %q, stderr %q", &tl.stdout, &tl.stderr)
+	}
+	for _, args := range [][]string{{"token", "revoke", "b"}, {"token", "new", "--name=b", "--role=user"}, {"token", "revoke", "b", "--output=json"}} {
+		want := exitFailure
+		if args[1] == "new" {
+			want = exitOK
+		}
+		if code := tl.run(t, args...); code != want {
+			t.Errorf("%v: exit %d, want %d", args, code, want)
+		}
+	}
+	if !strings.Contains(tl.stdout.String(), `"reloaded": false`) {
+		t.Errorf("stdout %q", &tl.stdout)
+	}
+	if code := tl.run(t, "token", "new", "--name=b", "--role=user", "--to-file="+filepath.Join(dir, "none", "b.token")); code != exitFailure {
+		t.Errorf("no directory for the token: exit %d, want 1", code)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || strings.Contains(string(data), "name: b") {
+		t.Errorf("%s, %v: want nothing of a token that nobody has", data, err)
+	}
+}
+
 func TestReads(t *testing.T) {
 	t.Parallel()
 	d := newFakeDaemon(t)
@@ -244,6 +316,20 @@ func TestTable(t *testing.T) {
 	const want = "NAME          N  NOTE\n東京      1,000  x\na\uFFFD[2Jb\uFFFDc      1\n"
 	if out.String() != want {
 		t.Errorf("got:\n%swant:\n%s", &out, want)
+	}
+	for width, want := range map[int]string{
+		20: "N  KEY\n1  東京 is the capi…\n", 13: "N  KEY\n1  東京 is t…\n", 12: "N  KEY\n1  東京 is …\n", 2: "N  KEY\n1  東京 is…\n",
+	} {
+		tb := newTable(">N", "KEY")
+		tb.add("1", "東京 is the capital")
+		tb.width = width
+		var out strings.Builder
+		if err := tb.write(&out); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != want {
+			t.Errorf("at %d columns:\n%swant:\n%s", width, &out, want)
+		}
 	}
 	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
 		if got := thousands(n); got != want {

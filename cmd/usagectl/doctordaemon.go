@@ -62,7 +62,7 @@ func (d *daemonDoctor) absent(err error) {
 	if e, ok := errors.AsType[*client.Unreachable](err); ok {
 		found = fmt.Sprintf("nobody answers at %s: %v", d.session.url, e.Err)
 	}
-	if _, err := os.Stat(filepath.Join(d.session.dataDir, urlFile)); d.session.flagURL == "" && errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(d.session.dataDir, urlFile)); len(d.session.flagURLs) == 0 && errors.Is(err, fs.ErrNotExist) {
 		d.warn(check, found, "start it, or name the one you mean with --url")
 		return
 	}

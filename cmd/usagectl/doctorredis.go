@@ -220,6 +220,7 @@ func (d *redisDoctor) producers(ctx context.Context, meta *redis.Meta) {
 		return
 	}
 	d.offsets = make(map[string]redis.ProducerState)
+	list = withoutRebuilds(list)
 	for _, p := range list {
 		d.offsets[p.ID] = p
 		d.Producers = append(d.Producers, rowOf(&p, d.own.has(p.ID)))

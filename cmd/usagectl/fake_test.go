@@ -47,6 +47,8 @@ type fakeDaemon struct {
 	maxBody  int
 	skew     int    // accepted events that the ledger forgets
 	metrics  string // more of them
+	broken   string // why it cannot reload; empty: it can
+	behind   int    // events that are pending at most, one fewer with each look at the ledger
 }
 
 func newFakeDaemon(t testing.TB) *fakeDaemon {
@@ -60,6 +62,9 @@ func newFakeDaemon(t testing.TB) *fakeDaemon {
 	mux.HandleFunc("GET /api/v1/usage/users", d.admin(d.users))
 	mux.HandleFunc("GET /api/v1/usage/daily", d.admin(d.daily))
 	mux.HandleFunc("GET /api/v1/usage/ledger", d.admin(d.ledger))
+	mux.HandleFunc("GET /api/v1/usage/meters", d.admin(fakeMeters))
+	mux.HandleFunc("GET /api/v1/usage/{meter}", d.meter)
+	mux.HandleFunc("POST /-/reload", d.reload)
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -207,6 +212,56 @@ func (d *fakeDaemon) users() any {
 	for _, e := range d.accepted {
 		n[e.UserID]++
 	}
+	return inOrder(n)
+}
+
+func (d *fakeDaemon) reload(w http.ResponseWriter, r *http.Request) {
+	if d.broken != "" {
+		refuseWith(w, http.StatusInternalServerError, "reload_failed", d.broken, nil)
+		return
+	}
+	d.admin(func() any { return map[string]string{"status": "reloaded"} })(w, r)
+}
+
+// fakeMeters lists a meter that the tool knows and one that it does not.
+func fakeMeters() any {
+	return map[string]any{"meters": []map[string]any{
+		{"name": "queries", "description": "Queries by question.", "events": []string{"sql_generation", "sql_execution"}, "reference": "question", "by": "reference"},
+		{"name": "llm-tokens", "description": "Tokens.", "reference": "model", "value": "total_tokens", "sum": []string{"prompt_tokens", "completion_tokens"}, "by": "user"},
+		{"name": "publishes-by-adapter", "description": "Publications by adapter.", "events": []string{"dashboard_publish"}, "reference": "adapter", "by": "reference"},
+		{"name": "users", "description": "All events.", "by": "user"},
+	}}
+}
+
+// meter counts events by the references of two meters, or by user, and answers with JSON or CSV.
+func (d *fakeDaemon) meter(w http.ResponseWriter, r *http.Request) {
+	reference := map[string]string{"queries": "question", "publishes-by-adapter": "adapter"}[r.PathValue("meter")]
+	if reference == "" {
+		refuseWith(w, http.StatusNotFound, "unknown_meter", "there is no meter "+r.PathValue("meter"), nil)
+		return
+	}
+	n := map[string]int{}
+	for _, e := range d.events() {
+		value, ok := e.Metadata[reference]
+		switch {
+		case ok && r.URL.Query().Get("by") == "user":
+			n[e.UserID]++
+		case ok:
+			n[value]++
+		}
+	}
+	if r.Header.Get("Accept") != "text/csv" {
+		d.admin(func() any { return inOrder(n) })(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+	for _, key := range slices.Sorted(maps.Keys(n)) {
+		fmt.Fprintf(w, "%s,%d\r\n", key, n[key])
+	}
+}
+
+// inOrder writes an object by descending value, then key.
+func inOrder(n map[string]int) json.RawMessage {
 	names := slices.SortedFunc(maps.Keys(n), func(a, b string) int {
 		if n[a] != n[b] {
 			return n[b] - n[a]
@@ -233,12 +288,14 @@ func (d *fakeDaemon) daily() any {
 }
 
 func (d *fakeDaemon) ledger() any {
+	pending := min(d.behind, len(d.counted))
 	account := map[string]int{
 		"accepted":   len(d.accepted) + d.skew,
-		"counted":    len(d.counted),
+		"counted":    len(d.counted) - pending,
 		"duplicates": len(d.accepted) - len(d.counted),
-		"pending":    0, "damaged": 0,
+		"pending":    pending, "damaged": 0,
 	}
+	d.behind = max(0, d.behind-1)
 	return map[string]any{
 		"producers": []string{"p1"}, "all": account, "types": map[string]any{}, "others": []any{}, "rejected": map[string]int{"invalid": 2},
 	}

@@ -78,7 +78,7 @@ func (im *importer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	im.progress = newProgress(im.session.stderr, im.sources)
+	im.progress = newProgress(im.session.stderr, im.bytesToRead())
 	err = im.readAll(ctx, out)
 	if err == nil {
 		err = im.flush(ctx, out)
@@ -95,6 +95,14 @@ func (im *importer) run(ctx context.Context) error {
 	return im.verdict(err)
 }
 
+// bytesToRead is the size of the files as they lie on disk, since the number of their records is not known.
+func (im *importer) bytesToRead() (size int64) {
+	for _, src := range im.sources {
+		size += src.size
+	}
+	return size
+}
+
 func (im *importer) readAll(ctx context.Context, out sink) error {
 	for _, src := range im.sources {
 		if err := im.read(ctx, src, out); err != nil {
@@ -106,7 +114,7 @@ func (im *importer) readAll(ctx context.Context, out sink) error {
 
 // read imports one file. A file that cannot be read to its end is noted and does not keep the others out.
 func (im *importer) read(ctx context.Context, src *source, out sink) error {
-	recs, closer, err := im.flags.open(src, im.progress.read)
+	recs, closer, err := im.flags.open(src, im.progress.step)
 	if err != nil {
 		if _, wrong := errors.AsType[usageError](err); wrong {
 			return err

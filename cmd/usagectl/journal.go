@@ -29,7 +29,7 @@ type journalCommand struct {
 	dir string
 }
 
-func addJournal(app *kingpin.Application, _ *session, commands map[string]command) {
+func addJournal(app *kingpin.Application, s *session, commands map[string]command) {
 	group := app.Command("journal", "Look into a journal without a daemon.")
 	cat := &journalCommand{}
 	cmd := group.Command("cat", "Print every accepted event as a line of JSON, oldest first, duplicates included. The daemon may run "+
@@ -41,6 +41,7 @@ func addJournal(app *kingpin.Application, _ *session, commands map[string]comman
 		"damaged/. The daemon must be stopped.")
 	cmd.Arg("dir", "The data directory, or the journal itself.").Required().StringVar(&repair.dir)
 	commands[cmd.FullCommand()] = repair.repair
+	addDrain(group, s, commands)
 }
 
 // find returns the journal and its data directory.

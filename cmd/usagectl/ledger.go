@@ -74,6 +74,9 @@ func printLedger(s *session, ledger *client.Ledger) error {
 			return err
 		}
 	}
+	if ledger.OthersStale {
+		fmt.Fprintln(s.stdout, "\nThe store does not answer: other producers are as it knew them last.")
+	}
 	return nil
 }
 

@@ -96,7 +96,7 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 		}
 	}()
 	app := kingpin.New("usagectl", "Send usage events to usaged, import them from files, read the figures, measure and examine the daemon and "+
-		"look into its journal.\n\nShell completion: eval \"$(usagectl --completion-script-bash)\", or -zsh.")
+		"look into its journal.")
 	app.Terminate(func(status int) { panic(exited(status)) })
 	app.UsageWriter(s.stdout)
 	app.ErrorWriter(s.stderr)
@@ -105,7 +105,8 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 	s.addFlags(app)
 	commands = map[string]command{}
 	for _, add := range []func(*kingpin.Application, *session, map[string]command){
-		addSend, addImport, addSummary, addTop, addLedger, addProducers, addDoctor, addBench, addJournal, addVersion,
+		addSend, addImport, addSimulate, addSummary, addTop, addMeters, addLedger, addTail, addProducers, addDoctor, addBench,
+		addJournal, addToken, addCompletion, addVersion,
 	} {
 		add(app, s, commands)
 	}
@@ -117,7 +118,7 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 	}
 	name, err := app.Parse(args)
 	if err == nil {
-		err = s.check()
+		err = s.check(name)
 	}
 	if err != nil {
 		fmt.Fprintf(s.stderr, "usagectl: %v; try `usagectl --help`\n", err)

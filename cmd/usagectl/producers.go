@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"usaged/aggregator"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store/redis"
 )
@@ -21,7 +23,7 @@ const (
 	unknownField = "–"
 )
 
-// producersCommand lists those who have counted, and removes one that is gone.
+// producersCommand lists those who have counted, and takes one off the list that is gone.
 type producersCommand struct {
 	redis redisFlags
 	id    string
@@ -37,9 +39,9 @@ func addProducers(app *kingpin.Application, s *session, commands map[string]comm
 	commands[cmd.FullCommand()] = list.list
 
 	prune := &producersCommand{}
-	cmd = group.Command("prune", "Remove a producer from Redis whose data directory is gone for ever. Its offset, session and lifetime totals go, so "+
-		"that the ledger of the others no longer lists it; what it has added to the rollups stays. Its journal must not come back: the daemon would "+
-		"apply all of it again, and count it twice. That holds for an id from before of a directory in use, too.")
+	cmd = group.Command("prune", "Take a producer off the lists whose data directory is gone for ever: the ledger of the others no longer shows it. What "+
+		"it has added to the rollups stays, and so does the record of how far it came: a directory that comes back all the same goes on there, counts "+
+		"nothing twice, and is listed again.")
 	prune.redis.add(cmd, s)
 	cmd.Arg("id", "The producer, as list shows it.").Required().StringVar(&prune.id)
 	cmd.Flag("force", "Also one that is in use, or of which this cannot be told.").BoolVar(&prune.force)
@@ -150,10 +152,18 @@ func (c *producersCommand) fromRedis(ctx context.Context, s *session) (rows []pr
 		return nil, err
 	}
 	rows = []producerRow{}
-	for _, p := range producers {
+	for _, p := range withoutRebuilds(producers) {
 		rows = append(rows, rowOf(&p, own.has(p.ID)))
 	}
 	return rows, nil
+}
+
+// withoutRebuilds leaves out the producers under which the past of meters was counted: each is a part of one that is listed.
+func withoutRebuilds(producers []redis.ProducerState) []redis.ProducerState {
+	return slices.DeleteFunc(slices.Clone(producers), func(p redis.ProducerState) bool {
+		_, _, rebuild := aggregator.RebuildOf(p.ID)
+		return rebuild
+	})
 }
 
 // connect returns Redis and what it says of its store.
@@ -192,22 +202,28 @@ func (c *producersCommand) prune(ctx context.Context, s *session) (err error) {
 		return err
 	}
 	var row producerRow
+	ids := []string{c.id}
 	for _, p := range producers {
 		if p.ID == c.id {
 			row = rowOf(&p, false)
+		}
+		if of, _, rebuild := aggregator.RebuildOf(p.ID); rebuild && of == c.id {
+			ids = append(ids, p.ID)
 		}
 	}
 	if row.ID == "" {
 		return fmt.Errorf("%s knows no producer %q; `usagectl producers` lists them", in, c.id)
 	}
-	if err := in.Prune(ctx, meta, c.id); err != nil {
-		return err
+	for _, id := range ids {
+		if err := in.Prune(ctx, meta, id); err != nil {
+			return err
+		}
 	}
 	if s.json() {
 		return printJSON(s, map[string]any{"pruned": row})
 	}
 	_, err = fmt.Fprintf(s.stdout, "pruned %s: offset %s, %s counted, %s\nWhat it has added to the rollups stays until it expires. "+
-		"Its data directory must never be used with this Redis again: its events would be counted twice.\n", printable(row.ID), thousands(*row.Offset),
+		"Should its data directory come back, it goes on where it was and is listed again.\n", printable(row.ID), thousands(*row.Offset),
 		thousands(*row.Counted), plural(*row.Duplicates, "duplicate"))
 	return err
 }
@@ -222,7 +238,7 @@ func (c *producersCommand) checkGone(ctx context.Context, s *session, in *redis.
 		return err
 	}
 	if own.has(c.id) {
-		return fmt.Errorf("%s is the producer of the data directory %s, whose events would be counted twice; --force does it all the same",
+		return fmt.Errorf("%s is the producer of the data directory %s, and would be listed again with its next batch; --force does it all the same",
 			printable(c.id), s.dataDir)
 	}
 	if api, err := s.client(reading); err == nil {
@@ -230,7 +246,7 @@ func (c *producersCommand) checkGone(ctx context.Context, s *session, in *redis.
 		api.Close()
 		for i := 0; err == nil && i < len(ledger.Producers); i++ {
 			if ledger.Producers[i] == c.id {
-				return fmt.Errorf("%s is the producer of the daemon at %s, whose events would be counted twice; --force does it all the same",
+				return fmt.Errorf("%s is the producer of the daemon at %s, and would be listed again with its next batch; --force does it all the same",
 					printable(c.id), s.url)
 			}
 		}
@@ -253,8 +269,8 @@ func (c *producersCommand) watch(ctx context.Context, in *redis.Inspector, meta 
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is in use: something reads or writes it every few seconds. Stop its daemon first, for ever: its events would be "+
-				"counted twice. --force prunes it all the same", printable(c.id))
+			return fmt.Errorf("%s is in use: something reads or writes it every few seconds, and it would be listed again. Stop its daemon first; "+
+				"--force prunes it all the same", printable(c.id))
 		}
 		if err := sleepUntil(ctx, time.Now().Add(watchEvery)); err != nil {
 			return err

@@ -13,7 +13,8 @@ import (
 func TestProducers(t *testing.T) {
 	t.Parallel()
 	srv := redistest.Start(t)
-	for _, id := range []string{"p1", "p2", "p3"} {
+	// Rebuilds are not listed, and go with their producer.
+	for _, id := range []string{"p1", "p2", "p3", "p2.rooms@1", "p3.rooms@1", "p3.projects@2"} {
 		counted(t, srv.URL(), id, 6)
 		srv.Do("DEL", "usage:{p0}:ids:"+time.Now().UTC().Format(time.DateOnly)+":0")
 	}
@@ -37,7 +38,7 @@ func TestProducers(t *testing.T) {
 		{"it keeps one in use", []string{"producers", "prune", "p2"}, exitFailure, "", "p2 is in use"},
 		{"it prunes one that is gone", []string{"producers", "prune", "p3"}, exitOK,
 			"pruned p3: offset 6, 6 counted, 0 duplicates\nWhat it has added to the rollups stays until it expires. " +
-				"Its data directory must never be used with this Redis again: its events would be counted twice.\n", ""},
+				"Should its data directory come back, it goes on where it was and is listed again.\n", ""},
 		{"it does what it is told", []string{"producers", "prune", "p1", "--force", "--output=json"}, exitOK,
 			"{\n  \"pruned\": {\n    \"id\": \"p1\",\n    \"own\": false,\n    \"offset\": 6,\n    \"session\": 1,\n    \"counted\": 6,\n    \"duplicates\": 0\n  }\n}\n", ""},
 		{"it knows none of this name, by force", []string{"producers", "prune", "p1", "--force"}, exitFailure, "", `knows no producer "p1"`},
@@ -56,6 +57,9 @@ func TestProducers(t *testing.T) {
 		if tl.stdout.String() != tc.stdout || !strings.Contains(tl.stderr.String(), tc.stderr) {
 			t.Errorf("%s: stdout %q, want %q; stderr %q, want %q in it", tc.name, &tl.stdout, tc.stdout, &tl.stderr, tc.stderr)
 		}
+	}
+	if left := srv.Do("SMEMBERS", "usage:{p0}:producers"); strings.Contains(left, "p3") || !strings.Contains(left, "p2.rooms@1") {
+		t.Errorf("producers %q are left, want p2 and its rebuild", left)
 	}
 	if n := srv.Do("ZCARD", "usage:{p0}:day:"+time.Now().UTC().Format(time.DateOnly)+":type:a"); n != "6" {
 		t.Errorf("%s users are left in the rollup, want 6", n)

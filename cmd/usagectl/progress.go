@@ -10,22 +10,18 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// progress shows on a terminal how far an import has come, and nothing anywhere else.
+// progress shows on a terminal how far something has come, and nothing anywhere else.
 type progress struct {
 	container *mpb.Progress
 	bar       *mpb.Bar // nil: nobody watches
 	n         atomic.Int64
 }
 
-// newProgress measures by the bytes of the files as they lie on disk, since the number of their records is not known.
-func newProgress(w io.Writer, sources []*source) *progress {
+// newProgress measures by steps, of which there are about size.
+func newProgress(w io.Writer, size int64) *progress {
 	p := &progress{}
 	if !isTerminal(w) {
 		return p
-	}
-	var size int64
-	for _, src := range sources {
-		size += src.size
 	}
 	start := time.Now()
 	rate := func(decor.Statistics) string {
@@ -41,8 +37,8 @@ func newProgress(w io.Writer, sources []*source) *progress {
 	return p
 }
 
-// read notes bytes that were read.
-func (p *progress) read(n int) {
+// step notes steps that were taken.
+func (p *progress) step(n int) {
 	if p.bar != nil {
 		p.bar.IncrBy(n)
 	}

@@ -29,6 +29,7 @@ type sendCommand struct {
 	createdAt string
 	metadata  map[string]string
 	patience  time.Duration
+	wait      bool
 }
 
 func addSend(app *kingpin.Application, _ *session, commands map[string]command) {
@@ -36,13 +37,14 @@ func addSend(app *kingpin.Application, _ *session, commands map[string]command) 
 	cmd := app.Command("send", "Send one event that the flags describe, or with - the events on standard input as one batch: JSON (an event "+
 		"or an array) or NDJSON. All are accepted, or none. For files use import.")
 	cmd.Arg("-", "Read events from standard input.").StringVar(&c.stdin)
-	cmd.Flag("type", "event_type, such as sql_execution.").StringVar(&c.eventType)
+	cmd.Flag("type", "event_type, such as sql_execution.").HintOptions(kindNames()...).StringVar(&c.eventType)
 	cmd.Flag("user", "user_id; otherwise the daemon takes the token's.").StringVar(&c.user)
 	cmd.Flag("id", "id; otherwise one is made.").StringVar(&c.id)
 	cmd.Flag("source", "source.").StringVar(&c.source)
 	cmd.Flag("created-at", "created_at, RFC 3339; otherwise the daemon's time.").PlaceHolder("TIME").StringVar(&c.createdAt)
 	cmd.Flag("meta", "A metadata key with its value; may be repeated.").PlaceHolder("KEY=VALUE").StringMapVar(&c.metadata)
 	cmd.Flag("retry-for", "How long to try again while the daemon is overloaded or restarting.").Default("10s").DurationVar(&c.patience)
+	cmd.Flag("wait", "Wait until the events are counted, so that the next read shows them.").BoolVar(&c.wait)
 	commands[cmd.FullCommand()] = c.run
 }
 
@@ -67,14 +69,21 @@ func (c *sendCommand) run(ctx context.Context, s *session) error {
 	if err != nil {
 		return describeRefusal(err, s)
 	}
+	done := "accepted"
+	if c.wait {
+		if err := awaitCounted(ctx, s); err != nil {
+			return err
+		}
+		done = "accepted and counted"
+	}
 	if s.json() {
-		return printJSON(s, map[string]any{"accepted": accepted, "ids": ids})
+		return printJSON(s, map[string]any{"accepted": accepted, "ids": ids, "counted": c.wait})
 	}
 	if len(events) > 1 {
-		_, err = fmt.Fprintf(s.stdout, "accepted %s events\n", thousands(uint64(accepted)))
+		_, err = fmt.Fprintf(s.stdout, "%s %s events\n", done, thousands(uint64(accepted)))
 		return err
 	}
-	_, err = fmt.Fprintf(s.stdout, "accepted %s %s\n", printable(fmt.Sprint(events[0]["event_type"])), printable(ids[0]))
+	_, err = fmt.Fprintf(s.stdout, "%s %s %s\n", done, printable(fmt.Sprint(events[0]["event_type"])), printable(ids[0]))
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,12 +27,13 @@ const (
 
 	outputTable = "table"
 	outputJSON  = "json"
+	outputCSV   = "csv"
 )
 
 // session is the process with the global flags: which daemon, which token, which form of output.
 type session struct {
 	*process
-	flagURL   string
+	flagURLs  []string
 	tokenFile string
 	dataDir   string
 	output    string
@@ -44,13 +46,14 @@ type session struct {
 
 // addFlags defines the global flags. The environment gives their defaults.
 func (s *session) addFlags(app *kingpin.Application) {
-	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL).").
-		PlaceHolder("URL").Default(s.env("USAGE_URL", "")).StringVar(&s.flagURL)
+	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL). Repeatable for tail and meters rebuild.").
+		PlaceHolder("URL").Default(strings.Fields(s.getenv("USAGE_URL"))...).StringsVar(&s.flagURLs)
 	app.Flag("token-file", "File that holds the bearer token; by default $USAGE_TOKEN, $USAGE_TOKEN_FILE, or the token that the daemon "+
 		"wrote into the data directory.").PlaceHolder("FILE").StringVar(&s.tokenFile)
 	app.Flag("data.dir", "The data directory of a daemon on this machine ($USAGE_DATA_DIR).").
 		Default(s.env("USAGE_DATA_DIR", "./data")).StringVar(&s.dataDir)
-	app.Flag("output", "table for people, json for scripts.").Short('o').Default(outputTable).EnumVar(&s.output, outputTable, outputJSON)
+	app.Flag("output", "table for people, json for scripts, csv (of summary and meters) for spreadsheets.").Short('o').Default(outputTable).
+		EnumVar(&s.output, outputTable, outputJSON, outputCSV)
 }
 
 // env is an environment variable, or what stands in for it where it is empty.
@@ -61,15 +64,28 @@ func (s *session) env(name, fallback string) string {
 	return fallback
 }
 
+// inCSV are the commands whose figures the daemon writes as CSV.
+var inCSV = []string{"summary", "queries", "dashboards", "tokens", "users", "meters show"}
+
+// ofReplicas are the commands that ask each replica.
+var ofReplicas = []string{"tail", "meters rebuild"}
+
 // check looks at the global flags.
-func (s *session) check() error {
+func (s *session) check(command string) error {
 	if s.dataDir == "" {
 		return errors.New("--data.dir must not be empty")
+	}
+	if len(s.flagURLs) > 1 && !slices.Contains(ofReplicas, command) {
+		return fmt.Errorf("--url is given more than once: only %s ask several daemons", strings.Join(ofReplicas, " and "))
+	}
+	if s.csv() && !slices.Contains(inCSV, command) {
+		return fmt.Errorf("--output=csv goes with %s", strings.Join(inCSV, ", "))
 	}
 	return nil
 }
 
 func (s *session) json() bool { return s.output == outputJSON }
+func (s *session) csv() bool  { return s.output == outputCSV }
 
 // purpose is what a token is needed for.
 type purpose int
@@ -110,8 +126,8 @@ func retrying(patience time.Duration) func(*client.Config) {
 }
 
 func (s *session) findURL() error {
-	if s.flagURL != "" {
-		s.url, s.urlSource = s.flagURL, "--url"
+	if len(s.flagURLs) > 0 && s.flagURLs[0] != "" {
+		s.url, s.urlSource = s.flagURLs[0], "--url"
 		return nil
 	}
 	path := filepath.Join(s.dataDir, urlFile)

@@ -23,7 +23,7 @@ func addSummary(app *kingpin.Application, _ *session, commands map[string]comman
 	c := &summaryCommand{}
 	cmd := app.Command("summary", "Show how many events of each type each user sent.")
 	cmd.Flag("days", "Today (UTC) and the days before it.").Default("7").IntVar(&c.query.Days)
-	cmd.Flag("type", "Only this event type.").StringVar(&c.query.EventType)
+	cmd.Flag("type", "Only this event type.").HintOptions(kindNames()...).StringVar(&c.query.EventType)
 	cmd.Flag("user", "Only this user.").StringVar(&c.query.UserID)
 	cmd.Flag("top", "The busiest users of each type; 0 is all of them.").Default("10").IntVar(&c.query.Top)
 	commands[cmd.FullCommand()] = c.run
@@ -47,6 +47,9 @@ func (c *summaryCommand) run(ctx context.Context, s *session) error {
 	defer api.Close()
 	if s.json() {
 		return passJSON(ctx, s, api, client.SummaryPath, c.query.Values())
+	}
+	if s.csv() {
+		return passCSV(ctx, s, api, client.SummaryPath, c.query.Values())
 	}
 	summary, err := api.Summary(ctx, c.query)
 	if err != nil {
@@ -84,6 +87,16 @@ func passJSON(ctx context.Context, s *session, api *client.Client, path string, 
 		body = append(body, '\n')
 	}
 	_, err = s.stdout.Write(body)
+	return err
+}
+
+// passCSV prints the daemon's answer as CSV.
+func passCSV(ctx context.Context, s *session, api *client.Client, path string, query url.Values) error {
+	answer, err := api.GetAs(ctx, path, query, "text/csv")
+	if err != nil {
+		return err
+	}
+	_, err = s.stdout.Write(answer.Body)
 	return err
 }
 

@@ -9,12 +9,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
+	"github.com/vbauerster/mpb/v8/cwriter"
 )
 
 // table prints aligned columns. Numbers stand at the right of their column, everything else at the left.
 type table struct {
 	rows  [][]string
 	right []bool // by column; columns beyond it stand left
+	width int    // of a line, which the last column is cut to; 0: none
 }
 
 // newTable makes a table with a line of headings. A heading that begins with ">" is a column of numbers.
@@ -56,6 +58,9 @@ func (t *table) write(w io.Writer) error {
 			widths[i] = max(widths[i], runewidth.StringWidth(cell))
 		}
 	}
+	if t.width > 0 {
+		t.cut(widths, len(gap))
+	}
 	var out bytes.Buffer
 	for _, row := range t.rows {
 		var line strings.Builder
@@ -74,6 +79,37 @@ func (t *table) write(w io.Writer) error {
 	}
 	_, err := w.Write(out.Bytes())
 	return err
+}
+
+// cut shortens the last column so that no line is wider than the terminal.
+func (t *table) cut(widths []int, gap int) {
+	const least = 8 // what remains readable, on however narrow a terminal
+	last := len(widths) - 1
+	room := t.width
+	for _, w := range widths[:last] {
+		room -= w + gap
+	}
+	widths[last] = min(widths[last], max(room, least))
+	for _, row := range t.rows {
+		if len(row) > last {
+			row[last] = runewidth.Truncate(row[last], widths[last], "…")
+		}
+	}
+}
+
+// columns is how wide a line may be: what $COLUMNS says, else the terminal, else without a limit.
+func (s *session) columns() int {
+	if n, err := strconv.Atoi(s.getenv("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	if !isTerminal(s.stdout) {
+		return 0
+	}
+	width, _, err := cwriter.New(s.stdout).GetTermSize()
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // thousands writes a number with commas.

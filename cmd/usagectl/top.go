@@ -24,13 +24,13 @@ type topCommand struct {
 	interval time.Duration
 }
 
-func addTop(app *kingpin.Application, _ *session, commands map[string]command) {
+func addTop(app *kingpin.Application, s *session, commands map[string]command) {
 	c := &topCommand{}
 	cmd := app.Command("top", "Show the busiest users and event types, or the largest keys of a meter.")
 	cmd.Flag("days", "Today (UTC) and the days before it.").Default("1").IntVar(&c.days)
 	cmd.Flag("top", "How many of each.").Short('n').Default("10").IntVar(&c.n)
-	cmd.Flag("meter", "A meter instead: users, queries, dashboards or llm-tokens.").PlaceHolder("NAME").
-		StringVar(&c.meter)
+	cmd.Flag("meter", "A meter instead, such as users, queries, dashboards or llm-tokens.").PlaceHolder("NAME").
+		HintAction(s.meterNames).StringVar(&c.meter)
 	cmd.Flag("by", "The meter's dimension: user or reference; otherwise the one that the meter prefers.").EnumVar(&c.by, "user", "reference")
 	cmd.Flag("watch", "Show it again and again until interrupted.").Short('w').BoolVar(&c.watch)
 	cmd.Flag("interval", "Pause between two looks of --watch.").Default("2s").DurationVar(&c.interval)
