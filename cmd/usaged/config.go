@@ -19,8 +19,10 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"usaged/aggregator/meter"
 	"usaged/aggregator/store/redis"
 	"usaged/api"
+	"usaged/exporter/embedded"
 )
 
 // config is what the command line and the environment say.
@@ -34,7 +36,9 @@ type config struct {
 	retentionDays int
 	retentionSize units.Base2Bytes
 	tokensFile    string
+	metersFile    string
 	redis         redis.Config
+	prometheus    prometheusConfig
 
 	debugListen string
 	log         promslog.Config
@@ -97,6 +101,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		Default("0").SetValue(&value[units.Base2Bytes]{"retention.size", "a size such as 10GB", &cfg.retentionSize, units.ParseBase2Bytes})
 	flag("auth.tokens-file", "File with the tokens' names, roles and hashes. Default: tokens.yml in the data directory, which is made at the first start.").
 		StringVar(&cfg.tokensFile)
+	flag("meters.file", "File with more meters: what to count beside users, queries, dashboards and llm-tokens. Read again at a reload. Default: none.").
+		StringVar(&cfg.metersFile)
 	flag("redis.url", "Redis to keep the rollups in: redis://host:port, rediss:// for TLS, unix:///path, redis+sentinel://host,host/master, redis+cluster://host,host. Default: none, an embedded SQLite database.").
 		PlaceHolder("URL").StringVar(&cfg.redis.URL)
 	flag("redis.partitions", "Partitions of the rollups in Redis, fixed when they are first used. Default: what Redis says, or 1, or 16 for a cluster.").
@@ -106,6 +112,7 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	flag("redis.tls.cert-file", "Certificate to show to Redis.").StringVar(&cfg.redis.TLS.CertFile)
 	flag("redis.tls.key-file", "Key of that certificate.").StringVar(&cfg.redis.TLS.KeyFile)
 	flag("redis.tls.server-name", "Name that Redis' certificate must have. Default: the host in the URL.").StringVar(&cfg.redis.TLS.ServerName)
+	cfg.prometheus.addFlags(flag)
 	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
 		StringVar(&cfg.debugListen)
 	app.Flag("check-config", "Check flags and files, and exit.").BoolVar(&cfg.checkConfig)
@@ -165,6 +172,7 @@ func (cfg *config) validate() error {
 	if cfg.dataDir == "" {
 		errs = append(errs, errors.New("--data.dir: must not be empty"))
 	}
+	errs = append(errs, cfg.prometheus.validate())
 	return errors.Join(errs...)
 }
 
@@ -177,8 +185,16 @@ func (cfg *config) checkFiles() error {
 	if err := web.Validate(cfg.webConfigFile); err != nil {
 		errs = append(errs, fmt.Errorf("--web.config.file: %w", err))
 	}
+	if _, err := meter.Load(cfg.metersFile); err != nil {
+		errs = append(errs, err)
+	}
 	if _, err := api.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
 		errs = append(errs, err)
+	}
+	if cfg.prometheus.enabled {
+		prometheus := cfg.embedded()
+		prometheus.Log = slog.New(slog.DiscardHandler)
+		errs = append(errs, embedded.Check(prometheus))
 	}
 	return errors.Join(errs...)
 }

@@ -44,6 +44,17 @@ func TestRedisRefuses(t *testing.T) {
 			func(srv *redistest.Server) { srv.Do("ACL", "SETUSER", "default", "+hset") },
 		},
 		{
+			"a producer's key that was deleted alone", "lostproducer", "delete all keys of the partition",
+			func(srv *redistest.Server) {
+				for _, id := range strings.Fields(srv.Do("SMEMBERS", planted("producers"))) {
+					srv.Do("DEL", planted("producer:"+id))
+				}
+			},
+			func(srv *redistest.Server) {
+				srv.Do(append([]string{"DEL"}, strings.Fields(srv.Do("KEYS", planted("*")))...)...)
+			},
+		},
+		{
 			"WRONGTYPE in place of the producer", "wrongtype", "delete or rename it",
 			func(srv *redistest.Server) {
 				for _, id := range strings.Fields(srv.Do("SMEMBERS", planted("producers"))) {

@@ -82,42 +82,50 @@ func (d *instance) waitForCounts(users map[string]uint64, all uint64) {
 	})
 }
 
-// TestRedisPartitionsCorrected follows what the log says to a new daemon that was started with another number of partitions
-// than Redis has, by mistake or since Redis was away. What it had accepted is counted.
+// TestRedisPartitionsRefused starts a daemon with another number of partitions than Redis has. It says so in one line and ends.
+func TestRedisPartitionsRefused(t *testing.T) {
+	t.Parallel()
+	srv := startPartitioned(t, 16)
+	d := newRedisInstance(t, srv.URL(), "--redis.partitions=2")
+	r := runDaemon(t, nil, d.args...)
+	if r.code != 1 || !strings.Contains(lastLine(r.stderr), `usage:meta has "16" partitions, not 2; restart with --redis.partitions=16`) {
+		t.Errorf("exit code %d, want 1 and a last line that says what to do:\n%s", r.code, r.stderr)
+	}
+	if strings.Contains(r.stderr, "accepting requests") {
+		t.Errorf("it has accepted requests:\n%s", r.stderr)
+	}
+	d.args = append(d.args[:3], "--redis.partitions=16")
+	d.start()
+	d.post(`{"event_type":"a","user_id":"ann"}`)
+	d.waitForCounts(map[string]uint64{"ann": 1}, 1)
+}
+
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}
+
+// TestRedisPartitionsCorrected follows what the log says to a new daemon that was started while Redis was away, with another
+// number of partitions than Redis has. What it had accepted is counted.
 func TestRedisPartitionsCorrected(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct {
-		name  string
-		flags []string
-		away  bool
-	}{
-		{"it was started with a wrong flag", []string{"--redis.partitions=2"}, false},
-		{"it was started first while Redis was away", nil, true},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			srv := startPartitioned(t, 16)
-			if tc.away {
-				srv.Kill()
-			}
-			d := newRedisInstance(t, srv.URL(), tc.flags...)
-			d.start()
-			d.post(`{"event_type":"a","user_id":"ann"}`)
-			if tc.away {
-				srv.Restart()
-			}
-			eventually(t, "the log says what to do", func() error {
-				if log := d.log.String(); !strings.Contains(log, "restart with --redis.partitions=16") {
-					return fmt.Errorf("it says %s", log)
-				}
-				return nil
-			})
-			d.stop()
-			d.args = append(d.args[:3], "--redis.partitions=16")
-			d.start()
-			d.waitForCounts(map[string]uint64{"ann": 1}, 1)
-		})
-	}
+	srv := startPartitioned(t, 16)
+	srv.Kill()
+	d := newRedisInstance(t, srv.URL())
+	d.start()
+	d.post(`{"event_type":"a","user_id":"ann"}`)
+	srv.Restart()
+	eventually(t, "the log and a metric say it", func() error {
+		log, failures := d.log.String(), d.metric(`usaged_store_redis_errors_total{class="incompatible"}`)
+		if !strings.Contains(log, "restart with --redis.partitions=16") || failures == 0 {
+			return fmt.Errorf("%v errors, and the log says %s", failures, log)
+		}
+		return nil
+	})
+	d.stop()
+	d.args = append(d.args[:3], "--redis.partitions=16")
+	d.start()
+	d.waitForCounts(map[string]uint64{"ann": 1}, 1)
 }
 
 // TestRedisFromSQLite gives a Redis to a daemon that has counted into its embedded database.

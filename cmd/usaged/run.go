@@ -34,6 +34,7 @@ import (
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
 	"usaged/exporter"
+	"usaged/exporter/embedded"
 )
 
 const (
@@ -45,9 +46,10 @@ const (
 
 // run starts the daemon and stops it when ctx ends. What is acquired first is released last:
 //
-//	data directory ◄── debug listener ◄── store ◄── journal and applier ◄── cache warming ◄── HTTP
+//	data directory ◄── debug listener ◄── store ◄── Prometheus ◄── journal and applier ◄── cache warming ◄── HTTP
 //
-// so that a stop first ends ingest, then finishes applying, then closes the journal and the store.
+// so that a stop first ends ingest, then finishes applying and closes the journal, then sends the last samples, and closes the
+// store.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func() time.Time) (err error) {
 	cfg, err := parseConfig(args, stdout, stderr)
 	if err != nil || cfg.exit {
@@ -85,7 +87,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err := d.aggregate(ctx, &open); err != nil {
 		return err
 	}
-	if err := d.export(); err != nil {
+	if err := d.export(&open); err != nil {
+		return err
+	}
+	if err := d.startPrometheus(); err != nil {
 		return err
 	}
 	failed, err := d.serve(&open)
@@ -105,10 +110,11 @@ type daemon struct {
 	set      *metrics.Set
 	registry *prometheus.Registry
 
-	auth     *api.Tokens
-	agg      *aggregator.Aggregator
-	reader   *aggregator.Reader
-	stopping atomic.Bool
+	auth       *api.Tokens
+	agg        *aggregator.Aggregator
+	reader     *aggregator.Reader
+	prometheus *embedded.Prometheus // nil where it is off
+	stopping   atomic.Bool
 }
 
 // lockDataDir makes the data directory and locks it against a second daemon.
@@ -185,16 +191,21 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 
 // aggregate opens the store and the aggregator.
 func (d *daemon) aggregate(ctx context.Context, open *closers) error {
+	meters, err := meter.Load(d.cfg.metersFile)
+	if err != nil {
+		return err
+	}
 	st, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
 	open.push("store", func(context.Context) error { return st.Close() })
+	open.push("embedded Prometheus", d.closePrometheus) // its last scrape finds everything applied
 
 	d.agg, err = aggregator.Open(aggregator.Config{
 		Dir:            d.cfg.dataDir,
 		Store:          st,
-		Meters:         meter.Builtin(),
+		Meters:         meters,
 		Retention:      d.cfg.retentionDays,
 		RetentionBytes: int64(d.cfg.retentionSize),
 		Now:            d.now,
@@ -209,7 +220,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 
 	d.reader = aggregator.NewReader(aggregator.ReaderConfig{
 		Store:     st,
-		Meters:    meter.Builtin(),
+		Meters:    d.agg.Meters,
 		Retention: d.cfg.retentionDays,
 		Now:       d.now,
 		Log:       d.log.With("component", "reader"),
@@ -229,9 +240,23 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 	return nil
 }
 
+// reloadMeters puts the meters of the file in force.
+func (d *daemon) reloadMeters() error {
+	meters, err := meter.Load(d.cfg.metersFile)
+	if err != nil {
+		return err
+	}
+	return d.agg.SetMeters(meters)
+}
+
 // export registers what /metrics shows beside what the packages have registered themselves.
-func (d *daemon) export() error {
-	usage, err := exporter.NewUsage(filepath.Join(d.cfg.dataDir, "counters.json"), d.agg.Totals, d.log)
+func (d *daemon) export(open *closers) error {
+	usage, err := exporter.NewUsage(exporter.UsageConfig{
+		Path:   filepath.Join(d.cfg.dataDir, "counters.json"),
+		Totals: d.agg.Totals,
+		Meters: d.agg.Meters,
+		Log:    d.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -239,14 +264,43 @@ func (d *daemon) export() error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
+		exporter.NewDisk(d.cfg.dataDir),
 		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
 		usage,
+		d.gauges(open),
 	} {
 		if err := d.registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return nil
+}
+
+// gauges returns the collector of what is true of all replicas, which counts in the background.
+func (d *daemon) gauges(open *closers) *exporter.Gauges {
+	g := exporter.NewGauges(exporter.GaugesConfig{
+		ActiveUsers: func(ctx context.Context, days int) (int, error) {
+			return d.reader.ActiveUsers(ctx, d.reader.Window(days))
+		},
+		Version: func(ctx context.Context, days int) (string, error) {
+			return d.reader.Version(ctx, d.reader.Window(days))
+		},
+		Newest:    d.agg.Newest,
+		Retention: d.cfg.retentionDays,
+		Log:       d.log,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.Run(ctx)
+	}()
+	open.push("gauges", func(context.Context) error {
+		stop()
+		<-done
+		return nil
+	})
+	return g
 }
 
 func (d *daemon) metricsHandler() http.Handler {
@@ -263,10 +317,14 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Accepter:    d.agg,
 		Reader:      d.reader,
 		Ledger:      d.agg,
+		Meters:      d.agg,
+		Tails:       d.agg,
 		Tokens:      d.auth,
 		Ready:       d.ready,
 		Metrics:     d.metricsHandler(),
 		MetricsAuth: d.cfg.metricsAuth,
+		Prometheus:  d.prometheusHandler(),
+		Reload:      d.reload,
 		Now:         d.now,
 		Logger:      d.log,
 		Set:         d.set,
@@ -287,6 +345,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		listeners = append(listeners, listener)
 	}
 	server := api.Server(handler, d.log)
+	server.RegisterOnShutdown(handler.EndStreams)
 	serveErr := make(chan error, 1)
 	go func() {
 		err := web.ServeMultiple(listeners, server, &web.FlagConfig{WebConfigFile: &d.cfg.webConfigFile}, d.log)
@@ -352,11 +411,11 @@ func (d *daemon) wait(ctx context.Context, failed <-chan error) error {
 	for {
 		select {
 		case <-hangup:
-			if err := d.auth.Reload(); err != nil {
+			if err := d.reload(); err != nil {
 				d.log.Error("reload failed; what was loaded before stays in force", "err", err)
 				continue
 			}
-			d.log.Info("reloaded the tokens")
+			d.log.Info("reloaded the configuration")
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
