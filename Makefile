@@ -88,6 +88,11 @@ lint: ## golangci-lint as pinned in tools/golangci-lint (the first build takes t
 promcheck: build bin/promtool ## promtool check metrics on a running daemon's /metrics
 	@tools/promcheck
 
+.PHONY: rules
+rules: bin/promtool ## check the rule files, and run their unit tests with promtool
+	bin/promtool check rules --lint=all rules/*.yml
+	bin/promtool test rules rules/tests/*.yml
+
 # promtool belongs to the Prometheus that go.mod names. The tag leaves out the service discoveries, some of whose modules
 # do not resolve.
 bin/promtool: go.mod
