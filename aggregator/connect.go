@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"time"
 
 	"usaged/aggregator/event"
@@ -115,7 +116,7 @@ func (p *applier) takeOver(ctx context.Context) error {
 		session, offsets[i] = max(session, st.Session), st.Offset
 	}
 	p.mu.Lock()
-	p.identity.Session = session + 1
+	p.identity.Session = sessionAfter(session)
 	err := p.identity.save()
 	p.mu.Unlock()
 	if err != nil {
@@ -133,6 +134,15 @@ func (p *applier) takeOver(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sessionBits of a session are random: two copies of a data directory that take over at the same moment, each behind the
+// same session, still have sessions of which one is higher.
+const sessionBits = 20
+
+// sessionAfter returns a session that is higher than another.
+func sessionAfter(session uint64) uint64 {
+	return (session>>sessionBits+1)<<sessionBits | rand.Uint64N(1<<sessionBits)
 }
 
 // load sets the chain to where the store is, and then goes on with then, which may be nil.
@@ -220,6 +230,7 @@ func (c *chain) seed(ctx context.Context, then func() error) error {
 // recount reads the journal behind the chain that is furthest behind: it counts what is pending, and collects verdicts.
 func (p *applier) recount() error {
 	through := p.a.accounts.recount()
+	p.awaitVisible(through)
 	for _, c := range p.chains {
 		for k, st := range c.known {
 			p.a.accounts.setTotals(totalsOf{p.identity.Producers[k].ID, c.partition}, st.Totals)
@@ -251,6 +262,14 @@ func (p *applier) recount() error {
 	p.a.accounts.recounted(pending, shared)
 	p.lost = false
 	return errors.Join(err, failure)
+}
+
+// awaitVisible waits until readers of the journal see an event that has been accounted for: an event is accounted for a moment
+// earlier.
+func (p *applier) awaitVisible(seq uint64) {
+	for changed := p.a.journal.Changed(); p.a.journal.End() < seq; changed = p.a.journal.Changed() {
+		<-changed
+	}
 }
 
 // recoverAccepted counts what has been accepted: up to the newest checkpoint as it says, behind it from the journal.
