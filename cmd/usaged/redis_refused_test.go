@@ -91,9 +91,12 @@ func TestRedisRefuses(t *testing.T) {
 			if got := d.metric("usaged_apply_pending_events"); got < 1000 {
 				t.Errorf("%v events are pending, want those that were accepted meanwhile", got)
 			}
-			if log := d.log.String(); !strings.Contains(log, tc.advice) {
-				t.Errorf("the log doesn't say %q", tc.advice)
-			}
+			eventually(t, "advice in the log", func() error {
+				if log := d.log.String(); !strings.Contains(log, tc.advice) {
+					return fmt.Errorf("it doesn't say %q", tc.advice)
+				}
+				return nil
+			})
 			retries := d.metric(sample)
 			r.load.stop()
 			tc.end(srv)
