@@ -93,13 +93,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err := d.startPrometheus(); err != nil {
 		return err
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // before anybody can know that we are here, because otherwise it would end us
+	defer signal.Stop(hangup)
 	failed, err := d.serve(&open)
 	if err != nil {
 		return err
 	}
 	started = true
 	log.Info("started usaged", "version", version.Info(), "data_dir", cfg.dataDir)
-	return d.wait(ctx, failed)
+	return d.wait(ctx, hangup, failed)
 }
 
 // daemon is what run has assembled so far.
@@ -404,10 +407,7 @@ func localAddress(l net.Listener) string {
 }
 
 // wait waits for the signal to stop, and reloads on SIGHUP.
-func (d *daemon) wait(ctx context.Context, failed <-chan error) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func (d *daemon) wait(ctx context.Context, hangup <-chan os.Signal, failed <-chan error) error {
 	for {
 		select {
 		case <-hangup:
