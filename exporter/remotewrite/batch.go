@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
@@ -48,7 +49,7 @@ func (s *sender) read(ctx context.Context, cursor, end int64, late []lateness) (
 	if err != nil {
 		return nil, fmt.Errorf("read the TSDB: %w", err)
 	}
-	defer querier.Close()
+	defer querier.Close() //nolint:errcheck // it was only read
 	name, value := index.AllPostingsKey()
 	set := querier.Select(ctx, false, &storage.SelectHints{Start: from, End: to}, labels.MustNewMatcher(labels.MatchEqual, name, value))
 	b, builder := &batch{}, labels.NewBuilder(labels.EmptyLabels())
@@ -65,7 +66,7 @@ func (s *sender) read(ctx context.Context, cursor, end int64, late []lateness) (
 			hash = found.Labels().Hash()
 		}
 		wanted := func(t int64) bool { return t > cursor && t <= end || only[point{hash, t}] }
-		if err := b.add(series{sent, found.Labels().Get(labels.MetricName)}, it, s.cfg.SendNativeHistograms, wanted); err != nil {
+		if err := b.add(series{sent, found.Labels().Get(model.MetricNameLabel)}, it, s.cfg.SendNativeHistograms, wanted); err != nil {
 			return nil, fmt.Errorf("read the TSDB: %w", err)
 		}
 	}
@@ -126,11 +127,10 @@ func cut(samples []sample, limit int) (n int, through int64) {
 	n = limit
 	if next := samples[n].t; samples[n-1].t == next {
 		first, _ := slices.BinarySearchFunc(samples, next, func(s sample, t int64) int { return cmp.Compare(s.t, t) })
-		if first > 0 {
-			n = first
-		} else {
+		if first == 0 {
 			return n, next - 1
 		}
+		n = first
 	}
 	return n, samples[n-1].t
 }

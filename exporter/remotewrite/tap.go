@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -276,7 +277,7 @@ func (t *Tap) learn(ls labels.Labels, opts storage.AOptions) {
 	if opts.Metadata.IsEmpty() {
 		return
 	}
-	name := ls.Get(labels.MetricName)
+	name := ls.Get(model.MetricNameLabel)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	known, ok := t.described[name]

@@ -17,9 +17,6 @@ type content struct {
 	families  map[string]metadata.Metadata // in requests of 1.0 that carry nothing else
 }
 
-// counts returns the samples, histograms included, and the exemplars.
-func (c *content) counts() (samples, exemplars int) { return len(c.samples), len(c.exemplars) }
-
 // encode1 writes a request of remote write 1.0.
 func encode1(c *content) ([]byte, error) {
 	req := &prompb.WriteRequest{}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	remoteapi "github.com/prometheus/client_golang/exp/api/remote"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
@@ -164,7 +165,7 @@ func decode(body []byte, kind remoteapi.WriteMessageType) (*request, error) {
 			out.exemplars = append(out.exemplars, ls.String())
 		}
 		if ts.Metadata.HelpRef != 0 {
-			out.metadata[ls.Get(labels.MetricName)] = req.Symbols[ts.Metadata.HelpRef]
+			out.metadata[ls.Get(model.MetricNameLabel)] = req.Symbols[ts.Metadata.HelpRef]
 		}
 		out.stats.Samples += len(ts.Samples)
 		out.stats.Histograms += len(ts.Histograms)
