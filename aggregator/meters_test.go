@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,7 +363,11 @@ func TestARebuildBeginsWithTheJournal(t *testing.T) {
 			for i := range 4 {
 				d.accept(l, room(fmt.Sprintf("u%d", i), "blue"))
 			}
+			settle()
+			d.close()
 			time.Sleep(24 * time.Hour)
+			d.open()
+			settle()
 		}
 		d.accept(l, room("u1", "blue"))
 		settle()
@@ -370,6 +376,9 @@ func TestARebuildBeginsWithTheJournal(t *testing.T) {
 			t.Fatal(err)
 		}
 		settle()
+		if m := d.stateOf("rooms"); m.Rebuild == nil || m.Rebuild.Events >= 10*4 {
+			t.Errorf("%+v: the whole journal is there", m.Rebuild)
+		}
 		want := map[string]uint64{"ref blue": 2*4 + 1}
 		if diff := cmp.Diff(want, stored(t, st, &roomsAndProjects[0])); diff != "" {
 			t.Error(diff)
@@ -420,6 +429,73 @@ func TestCopiesRebuildWhatTheyShareOnce(t *testing.T) {
 		}
 		da.close()
 		db.close()
+	})
+}
+
+// The meters change again and again under load. A meter counts at least what was sent while it was in force and at most what was
+// accepted before it was gone; whatever that is, counting again gives the same, and a rebuild adds what is missing.
+func TestMetersChangeUnderLoad(t *testing.T) {
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		st, n := newFaulty(4), newNaiveMeters()
+		d := openDaemon(t, dir, st)
+		var began, accepted atomic.Int64
+		var senders sync.WaitGroup
+		for s := range 4 {
+			senders.Go(func() {
+				decoder := event.NewDecoder()
+				for i := range 400 {
+					body := fmt.Sprintf(`{"event_type":"chat","user_id":"u%d","metadata":{"room":"blue"}}`, (s+i)%9)
+					began.Add(1)
+					batch, err := decoder.Decode([]byte(body), event.JSON, event.Origin{
+						Token: "t", User: "t", AcceptedAt: time.Now().Truncate(time.Millisecond), Oldest: d.agg.Oldest(),
+					})
+					if err == nil {
+						err = d.agg.Accept(batch)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					accepted.Add(1)
+					time.Sleep(time.Duration(s+1) * time.Millisecond)
+				}
+			})
+		}
+		m := &roomsAndProjects[0]
+		var least, most int64
+		for range 20 {
+			time.Sleep(17 * time.Millisecond)
+			most -= accepted.Load()
+			d.setMeters(n, chosen([]int{0}))
+			least -= began.Load()
+			time.Sleep(23 * time.Millisecond)
+			least += accepted.Load()
+			d.setMeters(n, chosen(nil))
+			most += began.Load()
+		}
+		senders.Wait()
+		d.setMeters(n, chosen([]int{0}))
+		settle()
+		t.Logf("%d to %d of 1600", least, most)
+		first := stored(t, st, m)
+		if got := int64(first["ref blue"]); got < least || got > most || least < 1 || most >= 1600 {
+			t.Errorf("%d events are counted, want %d to %d", got, least, most)
+		}
+		d.close()
+		st.forget()
+		d.open()
+		settle()
+		if diff := cmp.Diff(first, stored(t, st, m)); diff != "" {
+			t.Errorf("counted again: %s", diff)
+		}
+		if err := d.agg.RebuildMeter("rooms"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if diff := cmp.Diff(map[string]uint64{"ref blue": 1600}, stored(t, st, m)); diff != "" {
+			t.Errorf("rebuilt: %s", diff)
+		}
+		d.close()
 	})
 }
 

@@ -135,6 +135,60 @@ func TestMeterAnswersInBothDimensions(t *testing.T) {
 	}
 }
 
+// Days add up to what the meter itself answers by user, from the cache and before it is warm.
+func TestDaysOfMetersAddUp(t *testing.T) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	rooms := meter.Meter{Name: "rooms", Reference: "room", Value: "minutes"}
+	r := aggregator.NewReader(aggregator.ReaderConfig{
+		Store: st, Meters: func() []meter.Meter { return append(meter.Builtin(), rooms) }, Retention: 30, Now: func() time.Time { return noon },
+	})
+	for day := range event.Day(20) {
+		f.add(t, today-day, meter.TypeRollup("sql_generation"), meter.Cells{"ann": uint64(day), "bob": 1})
+		if day%3 > 0 {
+			f.add(t, today-day, meter.TypeRollup("chat"), meter.Cells{"ann": 7})
+			f.add(t, today-day, meter.MeterRollup(rooms.Key(), meter.ByUser), meter.Cells{"ann": uint64(10 * day), "cy": 2})
+		}
+	}
+	f.add(t, today-3, meter.MeterRollup(rooms.Key(), meter.ByUser), meter.Cells{"ann": 0})
+	w := r.Window(25)
+	for _, when := range []string{"cold", "warm"} {
+		list, err := r.DailyMeters(t.Context(), w, r.Meters())
+		if err != nil || len(list) != 25 || list[0].Day != w.From {
+			t.Fatalf("%s: %d days, %v", when, len(list), err)
+		}
+		sums := map[string]uint64{}
+		for i, day := range list {
+			for name, n := range day.Totals {
+				sums[name] += n
+			}
+			_, has := day.Totals["rooms"]
+			if back := 24 - i; has != (back < 20 && back%3 > 0 || back == 3) {
+				t.Errorf("%s: %d days back: %v", when, back, day.Totals)
+			}
+		}
+		for _, m := range r.Meters() {
+			users, err := r.Meter(t.Context(), w, &m, meter.ByUser, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := uint64(0)
+			for _, user := range users {
+				want += user.N
+			}
+			if sums[m.Name] != want {
+				t.Errorf("%s: the days of %s add up to %d, want %d", when, m.Name, sums[m.Name], want)
+			}
+		}
+		if sums["rooms"] == 0 || sums["users"] == 0 || sums["users"] == sums["queries"] {
+			t.Errorf("%s: %v tells nothing", when, sums)
+		}
+		if err := r.WarmOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
 	st := &counting{Memory: storetest.NewMemory(1)}
 	f, today := &filler{st: st}, event.DayOf(noon)
@@ -246,6 +300,31 @@ func TestReaderAgreesWithTheStoreWhateverIsCached(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, lines); diff != "" {
 			t.Fatalf("window %v: %s", w, diff)
+		}
+	}
+}
+
+// BenchmarkMeter reads 10,000 references that occur on each of 30 days.
+func BenchmarkMeter(b *testing.B) {
+	st := storetest.NewMemory(1)
+	f, today := &filler{st: st}, event.DayOf(noon)
+	for day := range event.Day(30) {
+		cells := meter.Cells{}
+		for i := range 10_000 {
+			cells[fmt.Sprintf("what is the revenue of region %05d?", i)] = uint64(i%7 + 1)
+		}
+		f.add(b, today-day, meter.MeterRollup("queries", meter.ByReference), cells)
+	}
+	r := newReader(st)
+	if err := r.WarmOnce(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	queries := meterNamed(r.Meters(), "queries")
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := r.Meter(b.Context(), r.Window(30), queries, meter.ByReference, 0)
+		if err != nil || len(got) != 10_000 {
+			b.Fatal(len(got), err)
 		}
 	}
 }

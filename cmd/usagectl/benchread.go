@@ -12,8 +12,10 @@ import (
 	"usaged/client"
 )
 
-// benchSummary measures how fast the daemon answers the summary.
+// benchSummary measures how fast the daemon answers the summary, or a meter.
 type benchSummary struct {
+	path     string // of what is read
+	meter    string
 	requests int
 	days     int
 	top      int
@@ -21,15 +23,17 @@ type benchSummary struct {
 
 func addBenchSummary(group *kingpin.CmdClause, commands map[string]command) {
 	b := &benchSummary{}
-	cmd := group.Command("summary", "GET the summary again and again: the first request, warm ones, and those that answer 304.")
+	cmd := group.Command("summary", "GET the summary, or a meter, again and again: the first request, warm ones, and those that answer 304.")
+	cmd.Flag("meter", "This meter instead of the summary.").PlaceHolder("NAME").StringVar(&b.meter)
 	cmd.Flag("requests", "Warm requests, and as many that answer 304.").Default("100").IntVar(&b.requests)
 	cmd.Flag("days", "Days of the window.").Default("30").IntVar(&b.days)
-	cmd.Flag("top", "Only so many users of each type; 0 is all of them.").Default("0").IntVar(&b.top)
+	cmd.Flag("top", "Only so many users of each type, or keys; 0 is all of them.").Default("0").IntVar(&b.top)
 	commands[cmd.FullCommand()] = b.run
 }
 
 // readReport is what bench summary found.
 type readReport struct {
+	Path        string  `json:"path"`
 	Days        int     `json:"days"`
 	Bytes       int     `json:"bytes"`
 	FirstMillis float64 `json:"first_ms"`
@@ -41,12 +45,15 @@ func (b *benchSummary) run(ctx context.Context, s *session) error {
 	if b.requests < 1 || b.days < 1 || b.top < 0 {
 		return usagef("--requests and --days must be positive, --top must not be negative")
 	}
+	if b.path = client.SummaryPath; b.meter != "" {
+		b.path = client.MeterPath(b.meter)
+	}
 	c, err := s.client(reading, uncompressed)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	report := &readReport{Days: b.days}
+	report := &readReport{Path: b.path, Days: b.days}
 	first, answer, err := b.get(ctx, c, "")
 	if err != nil {
 		return err
@@ -75,7 +82,7 @@ func uncompressed(cfg *client.Config) {
 func (b *benchSummary) get(ctx context.Context, c *client.Client, etag string) (time.Duration, *client.Answer, error) {
 	query := client.Query{Days: b.days, Top: b.top}.Values()
 	start := time.Now()
-	answer, err := c.Get(ctx, client.SummaryPath, query, etag)
+	answer, err := c.Get(ctx, b.path, query, etag)
 	return time.Since(start), answer, err
 }
 

@@ -247,12 +247,14 @@ func TestBenchSummary(t *testing.T) {
 	t.Parallel()
 	d := newFakeDaemon(t)
 	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
-	if code := tl.run(t, "bench", "summary", "--requests=3"); code != exitOK {
-		t.Errorf("exit %d, want 0", code)
-	}
-	for _, want := range []string{"first request", "warm, ms", "304, ms"} {
-		if !strings.Contains(tl.stdout.String(), want) {
-			t.Errorf("stdout %q, want %q", &tl.stdout, want)
+	for _, args := range [][]string{{"--requests=3"}, {"--requests=3", "--meter=users"}} {
+		if code := tl.run(t, append([]string{"bench", "summary"}, args...)...); code != exitOK {
+			t.Errorf("%q: exit %d, want 0", args, code)
+		}
+		for _, want := range []string{"first request", "warm, ms", "304, ms"} {
+			if !strings.Contains(tl.stdout.String(), want) {
+				t.Errorf("%q: stdout %q, want %q", args, &tl.stdout, want)
+			}
 		}
 	}
 }

@@ -176,7 +176,7 @@ var sumPromises = []promise{
 	}},
 	{"tells the rollups of a day apart", func(f *fixture) {
 		b, want := f.batch(0, 1), make(map[meter.Rollup]uint64)
-		names := []string{"a", "b", "user", "ref", "types", "version", "a:user", "a:ref", "meter:a:user", "type:a", "a-b"}
+		names := []string{"a", "b", "user", "ref", "types", "version", "a:user", "a:ref", "meter:a:user", "type:a", "a-b", "a@1f"}
 		for i, name := range names {
 			byUser, byReference := meter.MeterRollup(name, meter.ByUser), meter.MeterRollup(name, meter.ByReference)
 			for j, r := range []meter.Rollup{meter.TypeRollup(name), byUser, byReference} {
