@@ -63,6 +63,10 @@ race: ## the tests of the concurrent packages under the race detector (RACE=./..
 e2e: deps ## the daemon's tests in full: 50 kills, all of the real data
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 30m -v ./cmd/usaged
 
+.PHONY: compliance
+compliance: ## Prometheus' compliance suite for senders of remote write, on the package and on whole daemons
+	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 10m -v -run Compliance ./exporter/embedded ./cmd/usaged
+
 .PHONY: fuzz
 fuzz: ## each fuzz target on FUZZTIME=50000x inputs
 	@tools/fuzz $(FUZZTIME)

@@ -76,6 +76,9 @@ func TestPrometheus(t *testing.T) {
 	d.start()
 	d.post(`{"event_type":"a","user_id":"ann"}`)
 	d.becomes(`sum(usage_events_total{event_type="a",job="usaged"})`, "1")
+	if got := d.usagectl("query", `sum(usage_events_total{event_type="a"})`); got.code != 0 || !strings.HasSuffix(strings.TrimSpace(got.stdout), " 1") {
+		t.Errorf("usagectl query: exit code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
 	form := map[string]string{"Content-Type": "application/x-www-form-urlencoded"}
 	now := time.Now().Unix()
 	span := fmt.Sprintf("&start=%d&end=%d", now-60, now)
