@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"usaged/aggregator/store"
 )
 
@@ -68,6 +70,35 @@ func TestStopWhilePartitionHangs(t *testing.T) {
 		settle()
 		if wrong := difference(t, l, st, d); wrong != "" {
 			t.Error(wrong)
+		}
+		d.close()
+	})
+}
+
+// What was applied is measured once, also where the reply was lost and the store's offset says that it took effect.
+func TestLostReplyIsMeasured(t *testing.T) {
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		st, l := newFaulty(1), newLedger()
+		d := openDaemon(t, dir, st)
+		d.close()
+		d.cfg.Metrics = metrics.NewSet()
+		d.open()
+		settle()
+		for range 3 {
+			st.fail(0, 1, -1)
+			d.accept(l, sent{UserID: "ann", Type: "chat", ID: "same"}, sent{UserID: "ann", Type: "chat", Metadata: map[string]string{"total_tokens": "many"}})
+			settle()
+		}
+		if wrong := difference(t, l, st, d); wrong != "" {
+			t.Error(wrong)
+		}
+		for name, want := range map[string]uint64{
+			"usaged_applied_events_total": 4, "usaged_duplicate_events_total": 2, "usaged_bad_values_total": 3, "usaged_store_errors_total": 3,
+		} {
+			if got := d.cfg.Metrics.GetOrCreateCounter(name).Get(); got != want {
+				t.Errorf("%s is %d, want %d", name, got, want)
+			}
 		}
 		d.close()
 	})

@@ -224,6 +224,9 @@ func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) erro
 		return c.send(ctx)
 	default:
 		// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
+		if out.Offset == c.batch.Last { // how much had no room went with the reply
+			c.p.a.metrics.applied(c.stats, store.Overflow{}, c.turned, c.unknown)
+		}
 		return c.moveTo(ctx, out.Offset)
 	}
 }
@@ -278,8 +281,8 @@ func (c *chain) finish(out store.Outcome) {
 	c.stored = batch.Last
 	c.position = max(c.position, batch.Last)
 	maps.Copy(c.totals, batch.Totals)
+	c.p.a.metrics.applied(c.stats, out.Overflow, c.turned, c.unknown) // first: who sees nothing pending sees it
 	c.p.a.accounts.apply(totalsOf{batch.Producer, c.partition}, c.moved, batch.Totals)
-	c.p.a.metrics.applied(c.stats, out.Overflow, c.turned, c.unknown)
 }
 
 // confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.
