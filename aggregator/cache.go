@@ -28,8 +28,16 @@ type cache struct {
 type cachedDay struct {
 	version string
 	types   map[string]uint64
-	rollups map[meter.Rollup]packed
+	rollups map[meter.Rollup]cachedRollup
 	bytes   int
+}
+
+type cachedRollup struct {
+	cells packed
+	// whole says that the day still had its version when all had been read. Otherwise the cells may be those of a later version.
+	// The question that they were read for is answered with them; but a store that is rolled back has the earlier
+	// version again, and other cells.
+	whole bool
 }
 
 // packed are the cells of one rollup and day, in ascending order of the keys' numbers: per cell the distance to the
@@ -107,25 +115,42 @@ func (c *cache) day(day event.Day, version string) *cachedDay {
 	if d != nil {
 		c.drop(day, d)
 	}
-	d = &cachedDay{version: version, rollups: map[meter.Rollup]packed{}}
+	d = &cachedDay{version: version, rollups: map[meter.Rollup]cachedRollup{}}
 	c.days[day] = d
 	return d
 }
 
-// has says whether the cells of a rollup are there.
+// has says whether the cells of a rollup are there. Where they were not read whole, and the day has the version again that they
+// were put under, it forgets them.
 func (c *cache) has(day event.Day, version string, rollup meter.Rollup) bool {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
+	r, found := c.find(day, version, rollup)
+	c.mu.RUnlock()
+	if !found || r.whole {
+		return found
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, found = c.find(day, version, rollup)
+	if found && !r.whole {
+		c.set(c.days[day], rollup, cachedRollup{})
+		delete(c.days[day].rollups, rollup)
+	}
+	return found && r.whole
+}
+
+// find returns the cells of a rollup. c.mu is held.
+func (c *cache) find(day event.Day, version string, rollup meter.Rollup) (r cachedRollup, found bool) {
 	d := c.days[day]
 	if d == nil || d.version != version {
-		return false
+		return r, false
 	}
-	_, ok := d.rollups[rollup]
-	return ok
+	r, found = d.rollups[rollup]
+	return r, found
 }
 
 // put packs the cells of a rollup, and does nothing where there is no room.
-func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *cellList) {
+func (c *cache) put(p place, cells *cellList, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bytes >= maxCacheBytes {
@@ -133,16 +158,7 @@ func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *c
 	}
 	numbered := make([]numberedCell, 0, len(cells.totals))
 	for i, total := range cells.totals {
-		key := cells.key(i)
-		id, ok := c.ids[string(key)]
-		if !ok {
-			id = uint32(len(c.keys))
-			name := string(key)
-			c.ids[name] = id
-			c.keys = append(c.keys, name)
-			c.bytes += len(key) + keyOverhead
-		}
-		numbered = append(numbered, numberedCell{id, total})
+		numbered = append(numbered, numberedCell{c.number(cells.key(i)), total})
 	}
 	slices.SortFunc(numbered, func(a, b numberedCell) int { return int(a.id) - int(b.id) })
 	var buf []byte
@@ -152,10 +168,28 @@ func (c *cache) put(day event.Day, version string, rollup meter.Rollup, cells *c
 		buf = binary.AppendUvarint(buf, cell.total)
 		before = cell.id
 	}
-	d := c.day(day, version)
-	d.rollups[rollup] = slices.Clip(buf)
-	d.bytes += len(buf)
-	c.bytes += len(buf)
+	c.set(c.day(p.day, p.version), p.rollup, cachedRollup{slices.Clip(buf), whole})
+}
+
+// number returns the number of a key, a new one where it has none. c.mu is held.
+func (c *cache) number(key []byte) uint32 {
+	id, ok := c.ids[string(key)]
+	if !ok {
+		id = uint32(len(c.keys))
+		name := string(key)
+		c.ids[name] = id
+		c.keys = append(c.keys, name)
+		c.bytes += len(key) + keyOverhead
+	}
+	return id
+}
+
+// set keeps the cells of a rollup. c.mu is held.
+func (c *cache) set(d *cachedDay, rollup meter.Rollup, r cachedRollup) {
+	more := len(r.cells) - len(d.rollups[rollup].cells)
+	d.rollups[rollup] = r
+	d.bytes += more
+	c.bytes += more
 }
 
 type numberedCell struct {
@@ -181,15 +215,12 @@ func (c *cache) sumOf(rollups []meter.Rollup, days []event.Day, versions []strin
 		if versions[i] == "" {
 			continue
 		}
-		d := c.days[day]
 		for _, rollup := range rollups {
-			if d == nil || d.version != versions[i] {
-				missing[rollup] = append(missing[rollup], day)
-			} else if cells, ok := d.rollups[rollup]; ok {
-				s.add(cells)
-			} else {
-				missing[rollup] = append(missing[rollup], day)
+			if r, found := c.find(day, versions[i], rollup); found {
+				s.add(r.cells)
+				continue
 			}
+			missing[rollup] = append(missing[rollup], day)
 		}
 	}
 	return s, missing

@@ -37,6 +37,7 @@ type Reader struct {
 	cfg          ReaderConfig
 	cache        *cache
 	hits, misses *metrics.Counter
+	fileErrors   *metrics.Counter
 	cold         chan struct{} // has an element where Warm should run
 }
 
@@ -48,6 +49,8 @@ type ReaderConfig struct {
 	Meters func() []meter.Meter
 	// Retention is the longest window, in days. Required.
 	Retention int
+	// CacheFile is where Warm keeps the cache for the next process, nowhere where it is empty. Whoever deletes it loses time only.
+	CacheFile string
 	// Now is the clock, time.Now where nil.
 	Now func() time.Time
 	// Log and Metrics may be nil.
@@ -55,7 +58,7 @@ type ReaderConfig struct {
 	Metrics *metrics.Set
 }
 
-// NewReader returns a reader with an empty cache.
+// NewReader returns a reader with what the cache's file has.
 func NewReader(cfg ReaderConfig) *Reader {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -72,8 +75,17 @@ func NewReader(cfg ReaderConfig) *Reader {
 		cold:   make(chan struct{}, 1),
 		hits:   cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="hit"}`),
 		misses: cfg.Metrics.GetOrCreateCounter(`usaged_reader_cache_requests_total{result="miss"}`),
+
+		fileErrors: cfg.Metrics.GetOrCreateCounter("usaged_reader_cache_errors_total"),
 	}
 	cfg.Metrics.NewGauge("usaged_reader_cache_bytes", func() float64 { return float64(r.cache.size()) })
+	if cfg.CacheFile == "" {
+		return r
+	}
+	if err := r.cache.load(cfg.CacheFile); err != nil {
+		r.fileErrors.Inc()
+		cfg.Log.Warn("cache file is not used; days are read from the store", "path", cfg.CacheFile, "err", err)
+	}
 	return r
 }
 
@@ -348,7 +360,11 @@ func (r *Reader) read(ctx context.Context, places []place) error {
 			if err := r.cfg.Store.Sum(ctx, p.rollup, []event.Day{p.day}, cells.append); err != nil {
 				return err
 			}
-			r.cache.put(p.day, p.version, p.rollup, cells)
+			after, err := r.cfg.Store.Versions(ctx, []event.Day{p.day})
+			if err != nil {
+				return err
+			}
+			r.cache.put(p, cells, after[0] == p.version)
 			return nil
 		})
 	}
@@ -393,12 +409,21 @@ func busiest(totals []Total, top int) []Total {
 	return totals
 }
 
+// saveInterval is the least time between two saves of the cache, beside the last one.
+const saveInterval = 10 * time.Minute
+
 // Warm fills the cache with the whole retention window, again after each midnight (UTC), and whenever a question met
-// much that was missing, until ctx ends.
+// much that was missing, until ctx ends. It saves what it has read, and at its end all that was.
 func (r *Reader) Warm(ctx context.Context) {
+	defer r.save()
+	var saved time.Time
 	for {
 		if err := r.warmOnce(ctx); err != nil && ctx.Err() == nil {
 			r.cfg.Log.Warn("cache could not be filled; days are read when they are asked for", "err", err)
+		}
+		if time.Since(saved) >= saveInterval {
+			r.save()
+			saved = time.Now()
 		}
 		now := r.cfg.Now()
 		midnight := (event.DayOf(now) + 1).Time()
@@ -411,6 +436,17 @@ func (r *Reader) Warm(ctx context.Context) {
 			return
 		}
 		timer.Stop()
+	}
+}
+
+// save keeps the cache for the next process.
+func (r *Reader) save() {
+	if r.cfg.CacheFile == "" {
+		return
+	}
+	if err := r.cache.save(r.cfg.CacheFile); err != nil {
+		r.fileErrors.Inc()
+		r.cfg.Log.Warn("cache could not be saved; after the next start days are read from the store", "path", r.cfg.CacheFile, "err", err)
 	}
 }
 

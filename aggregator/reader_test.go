@@ -329,7 +329,8 @@ func BenchmarkMeter(b *testing.B) {
 	}
 }
 
-func BenchmarkSummary(b *testing.B) {
+// busyMonth gives each of 30 days five types with 10,000 users.
+func busyMonth(b *testing.B) store.Store {
 	st := storetest.NewMemory(1)
 	f, today := &filler{st: st}, event.DayOf(noon)
 	for day := range event.Day(30) {
@@ -341,7 +342,11 @@ func BenchmarkSummary(b *testing.B) {
 			f.add(b, today-day, meter.TypeRollup(strings.Repeat("t", typ+1)), cells)
 		}
 	}
-	r := newReader(st)
+	return st
+}
+
+func BenchmarkSummary(b *testing.B) {
+	r := newReader(busyMonth(b))
 	if err := r.WarmOnce(b.Context()); err != nil {
 		b.Fatal(err)
 	}
