@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -77,6 +78,8 @@ type Aggregator struct {
 	history  *history
 
 	rebuilder *rebuilder
+	// hurry is how many wait for the offsets in the store to pass quiet stretches.
+	hurry atomic.Int32
 
 	othersMu sync.Mutex
 	others   []OtherProducer // as the store said last; replaced, never changed

@@ -434,7 +434,7 @@ func (p *applier) check(ctx context.Context) {
 		return
 	}
 	p.lastCheck = now
-	quiet := now.Sub(p.lastQuiet) >= quietInterval || p.a.rebuilder.waits.Load()
+	quiet := now.Sub(p.lastQuiet) >= quietInterval || p.a.rebuilder.waits.Load() || p.a.hurry.Load() > 0
 	if quiet {
 		p.lastQuiet = now
 	}

@@ -2,9 +2,7 @@ package aggregator
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -272,44 +270,17 @@ func (j *rebuildJob) applied(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// readVerdicts collects the verdicts on the events behind one. They may lie anywhere behind these events.
+// readVerdicts collects the verdicts on the events behind one.
 func (j *rebuildJob) readVerdicts(ctx context.Context, after uint64) error {
 	j.verdicts = seqSet{}
-	return j.records(ctx, after, func(rec *journal.Record) (bool, error) {
-		if rec.Note == nil {
-			return true, nil
-		}
-		return true, decodeVerdict(rec.Note, &j.verdicts)
-	})
-}
-
-// records calls f for the records behind after, until it returns false, the journal or ctx ends.
-func (j *rebuildJob) records(ctx context.Context, after uint64, f func(*journal.Record) (bool, error)) error {
-	reader, err := j.r.a.journal.Reader(after)
-	if err != nil {
-		return err
-	}
-	defer reader.Close() //nolint:errcheck // it was only read
-	for ctx.Err() == nil {
-		rec, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if more, err := f(&rec); err != nil || !more {
-			return err
-		}
-	}
-	return ctx.Err()
+	return j.r.a.readVerdicts(ctx, after, &j.verdicts)
 }
 
 // count folds the missed events behind one and applies them.
 func (j *rebuildJob) count(ctx context.Context, after uint64) error {
 	j.read = after
 	n, checked := 0, after
-	err := j.records(ctx, after, func(rec *journal.Record) (bool, error) {
+	err := j.r.a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
 		if rec.Note != nil {
 			return true, nil
 		}

@@ -212,7 +212,7 @@ func (f *faults) check(doc *yaml.Node, known []Meter) {
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
 // reserved are the names of endpoints beside the meters'.
-var reserved = []string{"events", "summary", "daily", "ledger", "health", "meters"}
+var reserved = []string{"events", "summary", "daily", "ledger", "health", "meters", "quiet", "backfill"}
 
 func (f *faults) checkMeter(m *located, known []Meter) {
 	switch {

@@ -1,0 +1,41 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"usaged/aggregator/journal"
+)
+
+// readVerdicts adds the verdicts on the events behind one to a set. They may lie anywhere behind these events.
+func (a *Aggregator) readVerdicts(ctx context.Context, after uint64, verdicts *seqSet) error {
+	return a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
+		if rec.Note == nil {
+			return true, nil
+		}
+		return true, decodeVerdict(rec.Note, verdicts)
+	})
+}
+
+// readRecords calls f for the records behind after, until it returns false, the journal or ctx ends.
+func (a *Aggregator) readRecords(ctx context.Context, after uint64, f func(*journal.Record) (bool, error)) error {
+	reader, err := a.journal.Reader(after)
+	if err != nil {
+		return err
+	}
+	defer reader.Close() //nolint:errcheck // it was only read
+	for ctx.Err() == nil {
+		rec, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if more, err := f(&rec); err != nil || !more {
+			return err
+		}
+	}
+	return ctx.Err()
+}
