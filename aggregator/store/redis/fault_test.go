@@ -448,6 +448,9 @@ func TestACL(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if _, err := s.Alive(t.Context(), "p", time.Minute); err != nil {
+		t.Error(err)
+	}
 	if got := metric(cfg.Metrics, "usaged_store_redis_eviction_policy_ok"); got != "1" {
 		t.Errorf("the eviction policy could not be read: %q", got)
 	}

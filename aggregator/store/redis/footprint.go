@@ -61,6 +61,7 @@ const (
 	metaHash
 	producerHash
 	producerSet
+	aliveString
 	typesHash
 	pairSet
 	meterSet
@@ -71,12 +72,12 @@ const (
 
 // kindOf has the Redis type of each class.
 var kindOf = map[keyClass]string{
-	metaHash: "hash", producerHash: "hash", producerSet: "set", typesHash: "hash", pairSet: "zset", meterSet: "zset",
+	metaHash: "hash", producerHash: "hash", producerSet: "set", aliveString: "string", typesHash: "hash", pairSet: "zset", meterSet: "zset",
 	versionString: "string", idsBucket: "hash", idsString: "string",
 }
 
 // expires says whether keys of the class have a time to live.
-func (c keyClass) expires() bool { return c >= typesHash }
+func (c keyClass) expires() bool { return c >= aliveString }
 
 // keyGroup are the keys of one class and day.
 type keyGroup struct {
@@ -101,6 +102,8 @@ func classOf(key string) keyGroup {
 		return keyGroup{class: producerSet}
 	case len(parts) == 2 && parts[0] == "producer":
 		return keyGroup{class: producerHash}
+	case len(parts) == 2 && parts[0] == "alive":
+		return keyGroup{class: aliveString}
 	case len(parts) < 2:
 		return foreign
 	}
@@ -280,7 +283,7 @@ func (s *survey) add(g keyGroup, found *sample) {
 	s.found.Keys += found.keys
 	bytes, members := found.scale(found.bytes), found.scale(found.members)
 	switch g.class {
-	case producerHash, producerSet, metaHash:
+	case producerHash, producerSet, metaHash, aliveString:
 		s.found.ProducerBytes += bytes
 	case idsBucket, idsString:
 		if s.ids[g.day] == nil {

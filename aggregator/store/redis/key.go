@@ -42,6 +42,11 @@ func (k *keyspace) producer(id string) string {
 	return string(appendEscaped([]byte(k.prefix+"producer:"), id))
 }
 
+// alive is there while a producer lives.
+func (k *keyspace) alive(id string) string {
+	return string(appendEscaped([]byte(k.prefix+"alive:"), id))
+}
+
 // producers is the set of the ids of all producers.
 func (k *keyspace) producers() string { return k.prefix + "producers" }
 

@@ -4,6 +4,7 @@
 //	usage:meta                                 hash        schema, partitions, epoch
 //	usage:{pN}:producers                       set         the ids of all producers
 //	usage:{pN}:producer:<id>                   hash        offset, session, takeovers, total:<series>
+//	usage:{p0}:alive:<id>                      string      there while the producer lives
 //	usage:{pN}:day:<date>:types                hash        type → count
 //	usage:{pN}:day:<date>:type:<type>          sorted set  user → count
 //	usage:{pN}:day:<date>:meter:<name>:<dim>   sorted set  user or reference → total
