@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
+	"go.yaml.in/yaml/v3"
 
 	"usaged/aggregator/store/redis"
 	"usaged/exporter"
@@ -28,21 +31,24 @@ func read(t *testing.T, path string) string {
 }
 
 // unitTests returns the files of promtool's unit tests.
-func unitTests(t *testing.T) string {
+func unitTests(t *testing.T) (tests []unitTest) {
 	t.Helper()
 	files, err := filepath.Glob("tests/*.yml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no unit tests: %v", err)
 	}
-	var all strings.Builder
 	for _, file := range files {
-		all.WriteString(read(t, file))
+		var test unitTest
+		if err := yaml.Unmarshal([]byte(read(t, file)), &test); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		tests = append(tests, test)
 	}
-	return all.String()
+	return tests
 }
 
 // selectors returns what an expression reads.
-func selectors(t *testing.T, expr string) (list []*parser.VectorSelector) {
+func selectors(t testing.TB, expr string) (list []*parser.VectorSelector) {
 	t.Helper()
 	parsed, err := parser.NewParser(parser.Options{}).ParseExpr(expr)
 	if err != nil {
@@ -90,7 +96,6 @@ func TestMetricsExist(t *testing.T) {
 	}
 	const sent = "usaged_remote_write_sent_until_timestamp_seconds" // where there is a receiver
 	known[sent] = strings.Contains(read(t, "../exporter/remotewrite/metrics.go"), `"`+sent+`"`)
-	known["usaged_quiet"] = true // absent is not quiet
 	for _, group := range shipped(t) {
 		for _, rule := range group.Rules {
 			for _, s := range selectors(t, rule.Expr) {
@@ -131,31 +136,83 @@ func recordsItself(rule rulefmt.Rule, s *parser.VectorSelector) bool {
 	return true
 }
 
-// TestEveryRuleIsTested expects a unit test to name each rule. Settings are tested by what they do.
+// unitTest is what we look at in a file of promtool's unit tests.
+type unitTest struct {
+	Tests []struct {
+		Exprs []struct {
+			Expr    string
+			Samples []struct{ Labels string } `yaml:"exp_samples"`
+		} `yaml:"promql_expr_test"`
+		Alerts []struct {
+			Name   string     `yaml:"alertname"`
+			Alerts []struct{} `yaml:"exp_alerts"`
+		} `yaml:"alert_rule_test"`
+	}
+}
+
+// TestEveryRuleIsTested expects a unit test to get a value from each rule, told from other rules of its name by the labels that it
+// sets; and each alert to fire in one and not in another. Settings are tested by what they do.
 func TestEveryRuleIsTested(t *testing.T) {
 	t.Parallel()
-	tests := unitTests(t)
-	for _, group := range shipped(t) {
-		if group.Name == "usage_settings" {
-			continue
-		}
-		for _, rule := range group.Rules {
-			if name := rule.Record + rule.Alert; !regexp.MustCompile(regexp.QuoteMeta(name) + `\b`).MatchString(tests) {
-				if !strings.Contains(tests, "{__name__=~") || !matchedByPattern(tests, name) {
-					t.Errorf("no unit test names %s", name)
+	valued, fires, silent := []string{}, map[string]bool{}, map[string]bool{}
+	for _, file := range unitTests(t) {
+		for _, test := range file.Tests {
+			for _, e := range test.Exprs {
+				for _, s := range selectors(t, e.Expr) {
+					for _, sample := range e.Samples {
+						valued = append(valued, told(s, sample.Labels))
+					}
 				}
+			}
+			for _, a := range test.Alerts {
+				if len(a.Alerts) > 0 {
+					fires[a.Name] = true
+				} else {
+					silent[a.Name] = true
+				}
+			}
+		}
+	}
+	for _, group := range shipped(t) {
+		for _, rule := range group.Rules {
+			switch {
+			case group.Name == "usage_settings":
+			case rule.Alert == "Watchdog": // is never silent
+				if !fires[rule.Alert] {
+					t.Error("no unit test has Watchdog fire")
+				}
+			case rule.Alert != "" && !(fires[rule.Alert] && silent[rule.Alert]):
+				t.Errorf("unit tests of %s: one has it fire: %v, one not: %v", rule.Alert, fires[rule.Alert], silent[rule.Alert])
+			case rule.Record != "" && !slices.ContainsFunc(valued, func(v string) bool { return isOf(rule, v) }):
+				t.Errorf("no unit test gets a value of %s%v", rule.Record, rule.Labels)
 			}
 		}
 	}
 }
 
-func matchedByPattern(tests, name string) bool {
-	for _, m := range regexp.MustCompile(`__name__=~"([^"]+)"`).FindAllStringSubmatch(tests, -1) {
-		if regexp.MustCompile(`^(?:` + m[1] + `)$`).MatchString(name) {
-			return true
+// told is all that is known of the series which a selector has found: what it matches, and the labels of the result.
+func told(s *parser.VectorSelector, result string) string {
+	text := s.Name + " " + result + " "
+	for _, m := range s.LabelMatchers {
+		if m.Type == labels.MatchEqual {
+			text += fmt.Sprintf("%s=%q ", m.Name, m.Value)
 		}
 	}
-	return false
+	return text
+}
+
+// isOf says whether what is told is of a rule.
+func isOf(rule rulefmt.Rule, told string) bool {
+	name, rest, _ := strings.Cut(told, " ")
+	if name == "" { // a regular expression, which the labels of the result tell
+		name = rest[:strings.IndexAny(rest, "{ ")]
+	}
+	for label, value := range rule.Labels {
+		if !strings.Contains(rest, fmt.Sprintf("%s=%q", label, value)) {
+			return false
+		}
+	}
+	return name == rule.Record
 }
 
 // TestAlertsAreExplained expects of each alert a severity, numbers, and its section in the runbooks.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -70,7 +71,12 @@ func shipped(t testing.TB) (groups []rulefmt.RuleGroup) {
 
 // add appends a sample to a series, which is named as in PromQL.
 func (w *world) add(name string, at time.Time, v float64, label ...string) {
-	w.column(labels.FromStrings(append([]string{model.MetricNameLabel, name}, label...)...)).add(at.UnixMilli(), v)
+	w.named(name, label...).add(at.UnixMilli(), v)
+}
+
+// named returns a series, which is named as in PromQL.
+func (w *world) named(name string, label ...string) *column {
+	return w.column(labels.FromStrings(append([]string{model.MetricNameLabel, name}, label...)...))
 }
 
 func (w *world) column(ls labels.Labels) *column {
@@ -203,8 +209,12 @@ func (q querier) Select(_ context.Context, _ bool, _ *storage.SelectHints, match
 			name = m.Value
 		}
 	}
+	candidates := q.w.series[name]
+	if name == "" { // a regular expression
+		candidates = slices.Collect(maps.Values(q.w.index))
+	}
 	var found []*column
-	for _, c := range q.w.series[name] {
+	for _, c := range candidates {
 		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(c.labels.Get(m.Name)) }) {
 			found = append(found, c)
 		}
