@@ -64,8 +64,13 @@ type Config struct {
 	Ledger   Ledger
 	Meters   Rebuilder
 	Tails    Tailer
+	Quiet    QuietTimes
 	Tokens   *Tokens
 
+	// Health says how healthy usage is. Nil: GET health says that nothing does.
+	Health HealthReader
+	// Backfill writes the past into the embedded Prometheus. Nil: there is none.
+	Backfill Backfiller
 	// Ready returns nil while the daemon can take events, and otherwise says why not. Nil: always ready.
 	Ready func() error
 	// Reload reads the configuration again, tokens included. Nil: the tokens alone are read again.
@@ -154,6 +159,7 @@ func (c *Config) validate() error {
 	need(c.Ledger != nil, "Ledger")
 	need(c.Meters != nil, "Meters")
 	need(c.Tails != nil, "Tails")
+	need(c.Quiet != nil, "Quiet")
 	need(c.Tokens != nil, "Tokens")
 	need(c.Logger != nil, "Logger")
 	need(c.Set != nil, "Set")

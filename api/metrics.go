@@ -130,6 +130,8 @@ type codeCounters struct {
 var usualCodes = map[string][]int{
 	ingestName: {http.StatusAccepted, http.StatusServiceUnavailable},
 	"other":    {http.StatusNotFound, http.StatusMethodNotAllowed},
+
+	"quiet-add": {http.StatusCreated},
 }
 
 func (m *apiMetrics) codes(handler string) *codeCounters {

@@ -21,8 +21,12 @@ const (
 	foreignUser
 	notFound
 	unknownMeter
+	unknownQuiet
+	healthOff
+	prometheusOff
 	methodNotAllowed
 	foreignCursor
+	tooManyQuiet
 	cursorGone
 	bodyTimeout
 	tooLarge
@@ -36,6 +40,7 @@ const (
 	unavailable
 	overloaded
 	storeUnavailable
+	healthUnavailable
 	notReady
 	numClasses
 )
@@ -56,8 +61,12 @@ var classes = [numClasses]struct {
 	foreignUser:          {"foreign_user", http.StatusForbidden, true, ""},
 	notFound:             {"not_found", http.StatusNotFound, false, ""},
 	unknownMeter:         {"unknown_meter", http.StatusNotFound, false, ""},
+	unknownQuiet:         {"unknown_quiet", http.StatusNotFound, false, ""},
+	healthOff:            {"health_off", http.StatusNotFound, false, ""},
+	prometheusOff:        {"prometheus_off", http.StatusNotFound, false, ""},
 	methodNotAllowed:     {"method_not_allowed", http.StatusMethodNotAllowed, false, ""},
 	foreignCursor:        {"foreign_cursor", http.StatusConflict, false, ""},
+	tooManyQuiet:         {"too_many_quiet", http.StatusConflict, false, ""},
 	cursorGone:           {"cursor_gone", http.StatusGone, false, ""},
 	bodyTimeout:          {"body_timeout", http.StatusRequestTimeout, true, ""},
 	tooLarge:             {"too_large", http.StatusRequestEntityTooLarge, true, ""},
@@ -71,6 +80,7 @@ var classes = [numClasses]struct {
 	unavailable:          {"unavailable", http.StatusServiceUnavailable, true, "1"},
 	overloaded:           {"overloaded", http.StatusServiceUnavailable, true, "1"},
 	storeUnavailable:     {"store_unavailable", http.StatusServiceUnavailable, false, "5"},
+	healthUnavailable:    {"health_unavailable", http.StatusServiceUnavailable, false, "5"},
 	notReady:             {"not_ready", http.StatusServiceUnavailable, false, "1"},
 }
 

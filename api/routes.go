@@ -29,7 +29,7 @@ func (a *API) routes() []route {
 	if a.cfg.MetricsAuth {
 		scrapers = scraperRoles
 	}
-	get, post := http.MethodGet, http.MethodPost
+	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
 	return []route{
 		{post, "/api/v1/usage/events", "events", posterRoles, false, "accept usage events", a.postEvents},
 		{get, "/api/v1/usage/events", "tail", adminRole, true, "accepted events, oldest first", a.getEvents},
@@ -42,6 +42,12 @@ func (a *API) routes() []route {
 		{get, "/api/v1/usage/ledger", "ledger", adminRole, true, "what became of every event", a.getLedger},
 		{get, "/api/v1/usage/meters", "meters", adminRole, true, "what the meters count", a.getMeters},
 		{post, "/api/v1/usage/meters/{meter}/rebuild", "rebuild", adminRole, false, "count a meter's past", a.postRebuild},
+		{get, "/api/v1/usage/health", "health", adminRole, true, "score, mode, and why", a.getHealth},
+		{get, "/api/v1/usage/quiet", "quiet", adminRole, true, "planned quiet times", a.getQuiet},
+		{post, "/api/v1/usage/quiet", "quiet-add", adminRole, false, "plan a quiet time", a.postQuiet},
+		{del, "/api/v1/usage/quiet/{id}", "quiet-end", adminRole, false, "end a quiet time", a.deleteQuiet},
+		{get, "/api/v1/usage/backfill", "backfill", adminRole, true, "how far a backfill is", a.getBackfill},
+		{post, "/api/v1/usage/backfill", "backfill-ask", adminRole, false, "write the past into Prometheus", a.postBackfill},
 		{get, "/api/v1/usage/{meter}", "meter", adminRole, true, "any other meter", a.getMeter("")},
 		{get, "/api/v1/openapi.yaml", "openapi", 0, true, "description of this API", a.getOpenAPI},
 		{get, "/metrics", "metrics", scrapers, false, "metrics for Prometheus", a.getMetrics},

@@ -74,7 +74,7 @@ func (a *API) getIndex(w http.ResponseWriter, _ *http.Request, _ *Token) error {
 		if rt.roles != 0 {
 			roles = rt.roles.String()
 		}
-		fmt.Fprintf(&page, "%-4s %-36s %-31s %s\n", rt.method, rt.path, rt.summary, roles)
+		fmt.Fprintf(&page, "%-6s %-36s %-31s %s\n", rt.method, rt.path, rt.summary, roles)
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")

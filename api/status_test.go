@@ -19,6 +19,7 @@ import (
 
 	"usaged/aggregator"
 	"usaged/api"
+	"usaged/rules/health"
 )
 
 // exchange is one request and what should come of it. The answer is compared with testdata/<name>.golden.
@@ -150,6 +151,15 @@ func getExchanges() []exchange {
 		csv("lists days of a meter as CSV", "/api/v1/usage/daily?days=3&meter=minutes"),
 		csv("defuses formulas in CSV", "/api/v1/usage/summary?days=1"),
 		get("keeps a ledger", "/api/v1/usage/ledger", 200),
+		get("tells the score", "/api/v1/usage/health", 200),
+		get("tells no score without rules", "/api/v1/usage/health", 200),
+		get("refuses parameters of the score", "/api/v1/usage/health?event_type=a", 422),
+		get("has nobody for the score", "/api/v1/usage/health", 404),
+		get("gets no answer about the score", "/api/v1/usage/health", 503),
+		get("lists quiet times", "/api/v1/usage/quiet", 200),
+		get("says what a backfill did", "/api/v1/usage/backfill", 200),
+		get("refuses parameters of a backfill", "/api/v1/usage/backfill?days=3", 422),
+		get("has no Prometheus to fill", "/api/v1/usage/backfill", 404),
 		get("describes itself", "/", 200),
 		get("is healthy", "/-/healthy", 200),
 		get("is ready", "/-/ready", 200),
@@ -180,6 +190,21 @@ func getExchanges() []exchange {
 		{name: "rebuilds a meter", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 202},
 		{name: "rebuilds no meter that is not there", role: "admin", method: "POST", path: "/api/v1/usage/meters/nonsense/rebuild", status: 404},
 		{name: "cannot note a rebuild", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 500},
+		{name: "begins a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 202},
+		{name: "begins no backfill without Prometheus", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 404},
+		{name: "cannot note a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 500},
+		{name: "plans a quiet time", role: "admin", method: "POST", path: "/api/v1/usage/quiet", status: 201,
+			body: `{"from":"2026-11-24T00:00:00+01:00","until":"2026-11-25T00:00:00Z","event_types":["b","a"],"reason":"say \"hi\""}`},
+		{name: "refuses a quiet time with faults", role: "admin", method: "POST", path: "/api/v1/usage/quiet", status: 422,
+			body: `{"from":"2026-11-20T00:00:00Z","event_types":["__all__"]}`},
+		{name: "refuses a quiet time of another form", role: "admin", method: "POST", path: "/api/v1/usage/quiet", status: 400,
+			body: `{"until":"tomorrow"}`},
+		{name: "refuses a quiet time that is too long", role: "admin", method: "POST", path: "/api/v1/usage/quiet", status: 413,
+			body: `{"reason":"` + strings.Repeat("x", 64<<10) + `"}`},
+		{name: "refuses one quiet time more", role: "admin", method: "POST", path: "/api/v1/usage/quiet", status: 409,
+			body: `{"until":"2026-11-25T00:00:00Z"}`},
+		{name: "ends a quiet time", role: "admin", method: "DELETE", path: "/api/v1/usage/quiet/1", status: 200},
+		{name: "ends no quiet time that is not there", role: "admin", method: "DELETE", path: "/api/v1/usage/quiet/2", status: 404},
 		{name: "takes no POST for a meter", role: "admin", method: "POST", path: "/api/v1/usage/minutes", status: 405},
 		{name: "answers HEAD for CSV", role: "admin", method: "HEAD", path: "/api/v1/usage/users", header: []string{"Accept", "text/csv"}, status: 200},
 		{name: "reloads", role: "admin", method: "POST", path: "/-/reload", status: 200},
@@ -193,11 +218,25 @@ func getExchanges() []exchange {
 		switch e := &list[i]; e.name {
 		case "has no rollups":
 			e.rig = storeDown
+		case "tells no score without rules":
+			e.edit = func(c *api.Config) { c.Health = health.NewReader(nobody{}) }
+		case "has nobody for the score":
+			e.edit = func(c *api.Config) { c.Health = nil }
+		case "gets no answer about the score":
+			e.edit = func(c *api.Config) { c.Health = health.NewReader(nobody{errors.New("dial tcp: refused")}) }
+		case "refuses one quiet time more":
+			e.rig = func(r *rig) { fillQuiet(r) }
 		case "defuses formulas in CSV":
 			e.rig = func(r *rig) { r.rollups.types = formulas() }
 		case "cannot note a rebuild":
 			e.edit = func(c *api.Config) {
 				c.Meters = &rebuilds{err: errors.New("write meters.json: no space left on device")}
+			}
+		case "has no Prometheus to fill", "begins no backfill without Prometheus":
+			e.edit = func(c *api.Config) { c.Backfill = nil }
+		case "cannot note a backfill":
+			e.edit = func(c *api.Config) {
+				c.Backfill = &backfills{err: errors.New("write backfill.json: no space left on device")}
 			}
 		case "has no ledger":
 			e.edit = func(c *api.Config) { c.Ledger = books{err: errors.New("dial tcp: refused")} }
