@@ -44,6 +44,7 @@ type importer struct {
 	rejects *rejectFile
 
 	shiftDays int
+	past      bool // some events are late
 	progress  *progress
 	batch     []item
 	bytes     int
@@ -163,6 +164,7 @@ func (im *importer) take(ctx context.Context, src *source, rec record, out sink)
 		im.report.Events++
 		if !e.CreatedAt.IsZero() {
 			e.CreatedAt = e.CreatedAt.AddDate(0, 0, im.shiftDays)
+			im.past = im.past || im.session.now().Sub(e.CreatedAt) > lateAfter
 		}
 		line, err := encodeLine(e)
 		if err != nil {
@@ -265,8 +267,14 @@ func (im *importer) print() error {
 		return nil
 	}
 	_, err := fmt.Fprintf(w, "%.1f s, %s events/s\n", r.Seconds, thousands(uint64(r.EventsPerSecond)))
+	if im.past && r.Accepted > 0 && err == nil {
+		_, err = fmt.Fprintln(w, "in some minutes the daemon learns from it what to expect, by itself; at once with usagectl backfill")
+	}
 	return err
 }
+
+// lateAfter is how old an event is that the daemon takes for one of the past.
+const lateAfter = time.Hour
 
 // verdict says on standard error what went wrong and returns the error for the exit code.
 func (im *importer) verdict(err error) error {

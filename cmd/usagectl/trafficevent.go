@@ -93,7 +93,7 @@ func (w *writer) question() string {
 var policyFilters = []struct {
 	name  string
 	share float64
-}{{"row_level_security", 0.3}, {"pii_masking", 0.18}, {"region_scope", 0.1}, {"finance_embargo", 0.02}}
+}{{"row_level_security", 0.006}, {"pii_masking", 0.004}, {"region_scope", 0.003}, {"finance_embargo", 0.001}}
 
 var (
 	questions = ranked([]string{
