@@ -23,6 +23,7 @@ import (
 	"usaged/aggregator/store/redis"
 	"usaged/api"
 	"usaged/exporter/embedded"
+	"usaged/rules/quiet"
 )
 
 // config is what the command line and the environment say.
@@ -37,8 +38,10 @@ type config struct {
 	retentionSize units.Base2Bytes
 	tokensFile    string
 	metersFile    string
+	quietFile     string
 	redis         redis.Config
 	prometheus    prometheusConfig
+	health        healthConfig
 
 	debugListen string
 	log         promslog.Config
@@ -103,6 +106,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		StringVar(&cfg.tokensFile)
 	flag("meters.file", "File with more meters: what to count beside users, queries, dashboards and llm-tokens. Read again at a reload. Default: none.").
 		StringVar(&cfg.metersFile)
+	flag("quiet.file", "File with planned quiet times, in which fewer events are no cause for concern. Read again at a reload. Default: none.").
+		StringVar(&cfg.quietFile)
 	flag("redis.url", "Redis to keep the rollups in: redis://host:port, rediss:// for TLS, unix:///path, redis+sentinel://host,host/master, redis+cluster://host,host. Default: none, an embedded SQLite database.").
 		PlaceHolder("URL").StringVar(&cfg.redis.URL)
 	flag("redis.partitions", "Partitions of the rollups in Redis, fixed when they are first used. Default: what Redis says, or 1, or 16 for a cluster.").
@@ -113,6 +118,7 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	flag("redis.tls.key-file", "Key of that certificate.").StringVar(&cfg.redis.TLS.KeyFile)
 	flag("redis.tls.server-name", "Name that Redis' certificate must have. Default: the host in the URL.").StringVar(&cfg.redis.TLS.ServerName)
 	cfg.prometheus.addFlags(flag)
+	cfg.health.addFlags(flag)
 	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
 		StringVar(&cfg.debugListen)
 	app.Flag("check-config", "Check flags and files, and exit.").BoolVar(&cfg.checkConfig)
@@ -172,7 +178,7 @@ func (cfg *config) validate() error {
 	if cfg.dataDir == "" {
 		errs = append(errs, errors.New("--data.dir: must not be empty"))
 	}
-	errs = append(errs, cfg.prometheus.validate())
+	errs = append(errs, cfg.prometheus.validate(), cfg.health.validate())
 	return errors.Join(errs...)
 }
 
@@ -189,6 +195,10 @@ func (cfg *config) checkFiles() error {
 		errs = append(errs, err)
 	}
 	if _, err := api.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
+		errs = append(errs, err)
+	}
+	errs = append(errs, quiet.Check(cfg.quietFile))
+	if _, err := cfg.health.central(); err != nil {
 		errs = append(errs, err)
 	}
 	if cfg.prometheus.enabled {

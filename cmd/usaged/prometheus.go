@@ -129,9 +129,10 @@ func (d *daemon) prometheusHandler() http.Handler {
 	return d.prometheus
 }
 
-// reload reads again what can be read again: the tokens, the meters, and what the embedded Prometheus is told by files.
+// reload reads again what can be read again: the tokens, the meters, the quiet times, and what the embedded Prometheus is told
+// by files.
 func (d *daemon) reload() error {
-	errs := []error{d.auth.Reload(), d.reloadMeters()}
+	errs := []error{d.auth.Reload(), d.reloadMeters(), d.quiet.Reload()}
 	if d.prometheus != nil {
 		errs = append(errs, d.prometheus.Reload())
 	}

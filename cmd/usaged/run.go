@@ -34,7 +34,9 @@ import (
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
 	"usaged/exporter"
+	"usaged/exporter/backfill"
 	"usaged/exporter/embedded"
+	"usaged/rules/quiet"
 )
 
 const (
@@ -46,7 +48,7 @@ const (
 
 // run starts the daemon and stops it when ctx ends. What is acquired first is released last:
 //
-//	data directory ◄── debug listener ◄── store ◄── Prometheus ◄── journal and applier ◄── cache warming ◄── HTTP
+//	data directory ◄── debug listener ◄── store ◄── Prometheus ◄── journal and applier ◄── cache warming ◄── backfill ◄── HTTP
 //
 // so that a stop first ends ingest, then finishes applying and closes the journal, then sends the last samples, and closes the
 // store.
@@ -87,10 +89,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err := d.aggregate(ctx, &open); err != nil {
 		return err
 	}
+	if err := d.openQuiet(); err != nil {
+		return err
+	}
 	if err := d.export(&open); err != nil {
 		return err
 	}
 	if err := d.startPrometheus(); err != nil {
+		return err
+	}
+	if err := d.startBackfill(&open); err != nil {
 		return err
 	}
 	hangup := make(chan os.Signal, 1)
@@ -116,7 +124,9 @@ type daemon struct {
 	auth       *api.Tokens
 	agg        *aggregator.Aggregator
 	reader     *aggregator.Reader
+	quiet      *quiet.Times
 	prometheus *embedded.Prometheus // nil where it is off
+	backfill   *backfill.Backfiller // nil where there is no Prometheus
 	stopping   atomic.Bool
 }
 
@@ -225,6 +235,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 		Store:     st,
 		Meters:    d.agg.Meters,
 		Retention: d.cfg.retentionDays,
+		CacheFile: filepath.Join(d.cfg.dataDir, "days.cache"),
 		Now:       d.now,
 		Log:       d.log.With("component", "reader"),
 		Metrics:   d.set,
@@ -271,6 +282,8 @@ func (d *daemon) export(open *closers) error {
 		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
 		usage,
 		d.gauges(open),
+		d.quiet,
+		d.replicas(open),
 	} {
 		if err := d.registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
@@ -306,6 +319,23 @@ func (d *daemon) gauges(open *closers) *exporter.Gauges {
 	return g
 }
 
+// replicas returns the collector that counts who shares the store, and tells the store in the background that we do.
+func (d *daemon) replicas(open *closers) *exporter.Replicas {
+	r := exporter.NewReplicas(exporter.ReplicasConfig{Alive: d.agg.Alive, Log: d.log})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Run(ctx)
+	}()
+	open.push("replicas", func(context.Context) error {
+		stop()
+		<-done
+		return nil
+	})
+	return r
+}
+
 func (d *daemon) metricsHandler() http.Handler {
 	return promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
@@ -316,12 +346,19 @@ func (d *daemon) metricsHandler() http.Handler {
 
 // serve listens and answers. The channel gets an error if a listener fails.
 func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
+	health, err := d.healthReader(open)
+	if err != nil {
+		return nil, err
+	}
 	handler, err := api.New(api.Config{
 		Accepter:    d.agg,
 		Reader:      d.reader,
 		Ledger:      d.agg,
 		Meters:      d.agg,
 		Tails:       d.agg,
+		Quiet:       d.quiet,
+		Health:      health,
+		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
 		Ready:       d.ready,
 		Metrics:     d.metricsHandler(),
