@@ -54,12 +54,13 @@ const aiderFamiliesJQ = `{event_type: .event, user_id, created_at: .time, source
 
 // TestFamiliesOfAider compares all families with what was computed by other means, and again when the process was killed and
 // everything has been counted once more.
-func TestFamiliesOfAider(t *testing.T) {
-	t.Parallel()
+func TestFamiliesOfAider(t *testing.T) { onEachStore(t, testFamiliesOfAider) }
+
+func testFamiliesOfAider(t *testing.T, s testStore) {
 	file := realData(t, aiderFile)
 	want := aiderFamilies(t, file)
-	d := newInstance(t, "--retention.days=300")
-	d.clockAt(time.Date(2025, 4, 26, 12, 0, 0, 0, time.UTC))
+	d := s.instance(t, s.retention(300, aiderNow()))
+	d.clockAt(aiderNow())
 	d.start()
 	d.importFile(0, "--user="+aiderNobody, "--jq="+aiderFamiliesJQ, file)
 	d.settle()
@@ -135,8 +136,9 @@ func readJSON(t *testing.T, path string, to any) {
 }
 
 // TestRowsOfExecutedQueries imports queries that were run, with the number of rows that each returned.
-func TestRowsOfExecutedQueries(t *testing.T) {
-	t.Parallel()
+func TestRowsOfExecutedQueries(t *testing.T) { onEachStore(t, testRowsOfExecutedQueries) }
+
+func testRowsOfExecutedQueries(t *testing.T, s testStore) {
 	file := realData(t, "sql_execution/sqleval_executed.csv.gz")
 	var tr struct {
 		Executions uint64
@@ -146,7 +148,7 @@ func TestRowsOfExecutedQueries(t *testing.T) {
 	if tr.Executions != 314 || tr.Rows != 1181 {
 		t.Fatalf("the truth is %+v", tr)
 	}
-	d := newInstance(t)
+	d := s.instance(t)
 	d.start()
 	d.importFile(0, `--jq={event_type: "sql_execution", user_id: .db_name, source: .source_file,
 		metadata: {question, rows, outcome: (if .status == "ok" then "success" else "failure" end)}}`, file)

@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"usaged/aggregator/store/redis/redistest"
 )
 
 // truth is what stands beside a file of real data, computed by other means.
@@ -209,26 +207,12 @@ func wikiSummary(t *testing.T, file string) map[string]map[string]uint64 {
 	return summary
 }
 
-// onEachStore runs a test on the embedded database and on Redis.
-func onEachStore(t *testing.T, test func(t *testing.T, onRedis bool, flags ...string)) {
-	t.Helper()
-	t.Parallel()
-	t.Run("sqlite", func(t *testing.T) {
-		t.Parallel()
-		test(t, false)
-	})
-	t.Run("redis", func(t *testing.T) {
-		t.Parallel()
-		test(t, true, "--redis.url="+redistest.Start(t).URL())
-	})
-}
-
 func TestImportWikipedia(t *testing.T) { onEachStore(t, testImportWikipedia) }
 
-func testImportWikipedia(t *testing.T, _ bool, flags ...string) {
+func testImportWikipedia(t *testing.T, s testStore) {
 	file := realData(t, wikiFile)
 	tr := readTruth(t, file)
-	d := newInstance(t, flags...)
+	d := s.instance(t)
 	d.start()
 	before := time.Now()
 	report := d.importFile(0, "--shift-to-now", "--jq="+wikiJQ, file)
@@ -374,6 +358,9 @@ const (
 	maxValueBytes = 8 << 10
 )
 
+// aiderNow is on the day behind the last event.
+func aiderNow() time.Time { return time.Date(2025, 4, 26, 12, 0, 0, 0, time.UTC) }
+
 // aiderTruth takes the events with a value that is too long out of the truth, and puts those without a user under a name.
 func aiderTruth(t *testing.T, file string) (tr *truth, oversized int) {
 	t.Helper()
@@ -418,16 +405,12 @@ func aiderTruth(t *testing.T, file string) (tr *truth, oversized int) {
 
 func TestImportAider(t *testing.T) { onEachStore(t, testImportAider) }
 
-func testImportAider(t *testing.T, onRedis bool, flags ...string) {
+func testImportAider(t *testing.T, s testStore) {
 	file := realData(t, aiderFile)
 	tr, oversized := aiderTruth(t, file)
 	const days = 300
-	retention := days
-	if onRedis { // which lets rollups expire by its own clock
-		retention += int(time.Since(time.Date(2025, 4, 26, 0, 0, 0, 0, time.UTC)) / (24 * time.Hour))
-	}
-	d := newInstance(t, append(flags, fmt.Sprintf("--retention.days=%d", retention))...)
-	d.clockAt(time.Date(2025, 4, 26, 12, 0, 0, 0, time.UTC))
+	d := s.instance(t, s.retention(days, aiderNow()))
+	d.clockAt(aiderNow())
 	d.start()
 	rejects := filepath.Join(t.TempDir(), "rejects.ndjson")
 	report := d.importFile(1, "--user="+aiderNobody, "--jq="+aiderJQ, "--rejects="+rejects, file)

@@ -357,10 +357,15 @@ func (d *instance) summary(days int) map[string]map[string]uint64 {
 	return s.Summary
 }
 
-func (d *instance) daily(days int) map[string]map[string]uint64 {
+// daily reads events by day and type, or the totals of meters by day.
+func (d *instance) daily(days int, meters ...string) map[string]map[string]uint64 {
 	d.tb.Helper()
+	path := fmt.Sprintf("/api/v1/usage/daily?days=%d", days)
+	for _, m := range meters {
+		path += "&meter=" + m
+	}
 	var daily struct{ Daily map[string]map[string]uint64 }
-	d.getJSON(fmt.Sprintf("/api/v1/usage/daily?days=%d", days), &daily)
+	d.getJSON(path, &daily)
 	return daily.Daily
 }
 

@@ -153,6 +153,98 @@ func TestMetersFile(t *testing.T) {
 	}
 }
 
+// TestIngestDuringRebuild posts while the daemon counts the past of one meter after the other. What is accepted meanwhile is
+// counted once in each, like what came before and comes behind.
+func TestIngestDuringRebuild(t *testing.T) { onEachStore(t, testIngestDuringRebuild) }
+
+func testIngestDuringRebuild(t *testing.T, s testStore) {
+	path, names := metersFile(t, "meters: []\n"), []string{"tokens-a", "tokens-b", "tokens-c", "tokens-d"}
+	d := s.instance(t, "--meters.file="+path)
+	d.start()
+	p := newProjects(d)
+	for range 20 {
+		p.send(10_000)
+	}
+	file := "meters:\n"
+	for _, name := range names {
+		file += fmt.Sprintf("  - {name: %s, reference: project_id, value: total_tokens, by: reference}\n", name)
+	}
+	if err := os.WriteFile(path, []byte(file), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if a := d.do(http.MethodPost, "/-/reload", "admin", nil, nil); a.status != http.StatusOK {
+		t.Fatalf("reload: status %d, %s", a.status, a.body)
+	}
+	before, during := p.sent, 0
+	for _, name := range names {
+		if r := d.usagectl("meters", "rebuild", name); r.code != 0 {
+			t.Fatalf("rebuild: exit code %d, %s", r.code, r.stderr)
+		}
+		for m := d.meterIn(name); !m.Complete; {
+			p.send(100)
+			if m = d.meterIn(name); !m.Complete {
+				during += 100
+			}
+		}
+	}
+	if during == 0 {
+		t.Error("no events were accepted during a rebuild")
+	}
+	p.send(1000)
+	p.check("rebuilt", names)
+	t.Logf("%d events before, %d while meters were rebuilt, %d in all", before, during, p.sent)
+	d.kill()
+	d.dropDatabase()
+	d.start()
+	p.check("after the store was lost", names)
+}
+
+func (d *instance) meterIn(name string) meterState {
+	d.tb.Helper()
+	m, err := d.meter(name)
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return m
+}
+
+// projects are events with tokens that are posted to a daemon, and what they come to.
+type projects struct {
+	d                 *instance
+	sent              int
+	byProject, byUser map[string]uint64
+}
+
+func newProjects(d *instance) *projects {
+	return &projects{d: d, byProject: map[string]uint64{}, byUser: map[string]uint64{}}
+}
+
+func (p *projects) send(events int) {
+	p.d.tb.Helper()
+	lines := make([]string, 0, events)
+	for range events {
+		project, user, tokens := fmt.Sprintf("p%d", p.sent%50), fmt.Sprintf("u%d", p.sent%333), uint64(p.sent%1000)
+		lines = append(lines, fmt.Sprintf(`{"event_type":"chat","user_id":%q,"metadata":{"project_id":%q,"total_tokens":"%d"}}`, user, project, tokens))
+		p.byProject[project] += tokens
+		p.byUser[user] += tokens
+		p.sent++
+	}
+	p.d.post(lines...)
+}
+
+// check compares meters that must be complete.
+func (p *projects) check(when string, meters []string) {
+	p.d.tb.Helper()
+	for _, name := range meters {
+		p.d.completes(name)
+	}
+	p.d.settle()
+	for _, name := range meters {
+		p.d.wantMeter(when, name, "reference", 7, p.byProject)
+		p.d.wantMeter(when, name, "user", 7, p.byUser)
+	}
+}
+
 // TestRebuildIsKilled kills the daemon while it counts a meter's past and events go on arriving, and compares with the count of
 // the sender.
 func TestRebuildIsKilled(t *testing.T) {
