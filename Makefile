@@ -67,6 +67,15 @@ e2e: deps ## the daemon's tests in full: 50 kills, all of the real data
 compliance: ## Prometheus' compliance suite for senders of remote write, on the package and on whole daemons
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 10m -v -run Compliance ./exporter/embedded ./cmd/usaged
 
+.PHONY: receivers
+receivers: bin/prometheus ## real Prometheis, 2.42 and ours: scraping, and remote write through outages (USAGE_TEST_FULL=1: ten minutes)
+	@tools/receivers
+	USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v -run 'TestReceiversAway|TestScrapedByPrometheus' ./cmd/usaged
+
+.PHONY: alertmanager-test
+alertmanager-test: ## an alert through a real Alertmanager (Debian: apt-get install prometheus-alertmanager)
+	USAGE_TEST_ALERTMANAGER=1 $(GO) test -count=1 -timeout 5m -v -run TestAlertmanager ./cmd/usaged
+
 .PHONY: fuzz
 fuzz: ## each fuzz target on FUZZTIME=50000x inputs
 	@tools/fuzz $(FUZZTIME)
@@ -75,6 +84,11 @@ fuzz: ## each fuzz target on FUZZTIME=50000x inputs
 bench: build ## measure a daemon of its own with usagectl bench, then the Go benchmarks
 	@tools/bench
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: bench-score
+bench-score: ## how soon drops are told, and false alarms, beside others (TRACE=file: on your events; TIMES=12, JSON=file)
+	USAGE_BENCH_SCORE=1 USAGE_BENCH_TRACE='$(if $(TRACE),$(abspath $(TRACE)))' USAGE_BENCH_TIMES='$(TIMES)' \
+	    USAGE_BENCH_JSON='$(if $(JSON),$(abspath $(JSON)))' $(GO) test -count=1 -timeout 6h -v -run '^TestBenchScore$$' ./rules
 
 .PHONY: bench-diff
 bench-diff: ## Go benchmarks of the tree against BASE=HEAD (BENCH=., COUNT=6)
@@ -97,11 +111,27 @@ rules: bin/promtool ## check the rule files, and run their unit tests with promt
 	bin/promtool check rules --lint=all rules/*.yml
 	bin/promtool test rules rules/tests/*.yml
 
-# promtool belongs to the Prometheus that go.mod names. The tag leaves out the service discoveries, some of whose modules
-# do not resolve.
-bin/promtool: go.mod
+.PHONY: dashboards
+dashboards: ## write the JSON of the Grafana dashboards anew, and check it
+	$(GO) run ./dashboards/generate docs/runbooks.md dashboards
+	$(GO) test ./dashboards/...
+
+.PHONY: dashboards-test
+dashboards-test: bin/prometheus ## ask a daemon, and real Prometheis that scrape it, everything that the dashboards ask
+	@tools/receivers
+	USAGE_TEST_FULL=1 USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v -run 'TestDashboards$$' ./cmd/usaged
+
+# Whatever is not given is not passed on. The files hold the tokens; no token is on a command line.
+.PHONY: grafana
+grafana: ## put the dashboards into your Grafana (URL=, TOKEN_FILE=; SOURCE=, SOURCE_TOKEN_FILE= for a data source)
+	@$(GO) run ./dashboards/grafana $(if $(URL),--url=$(URL)) $(if $(TOKEN_FILE),--token-file=$(TOKEN_FILE)) \
+	    $(if $(SOURCE),--source-url=$(SOURCE)) $(if $(SOURCE_TOKEN_FILE),--source-token-file=$(SOURCE_TOKEN_FILE))
+
+# promtool and prometheus are of the version that go.mod names. The tag leaves out the service discoveries, some of whose
+# modules do not resolve. Neither needs the user interface, which the module does not have.
+bin/promtool bin/prometheus: bin/%: go.mod
 	GOBIN=$(CURDIR)/bin $(GO) install -tags remove_all_sd \
-	    github.com/prometheus/prometheus/cmd/promtool@$$($(GO) list -m -f '{{.Version}}' github.com/prometheus/prometheus)
+	    github.com/prometheus/prometheus/cmd/$*@$$($(GO) list -m -f '{{.Version}}' github.com/prometheus/prometheus)
 	@touch $@
 
 .PHONY: ci

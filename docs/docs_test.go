@@ -492,9 +492,10 @@ func runExample(t *testing.T, dir, command, want string) {
 // stable replaces what differs at each run.
 func stable(s string) string {
 	s = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`).ReplaceAllString(s, "ID")
-	s = regexp.MustCompile(`\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?`).ReplaceAllString(s, "TIME")
+	s = regexp.MustCompile(`[\w-]{22}\.\d+\.[0-9a-f]{6}`).ReplaceAllString(s, "CURSOR")
+	s = regexp.MustCompile(`\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?Z)?`).ReplaceAllString(s, "TIME")
 	s = regexp.MustCompile(`[0-9a-f]{8}…`).ReplaceAllString(s, "DIGEST…")
-	return strings.TrimSpace(s)
+	return strings.TrimSpace(strings.ReplaceAll(s, "\r\n", "\n")) // as CSV has
 }
 
 // startDaemon runs usaged in dir with dir/data, and dir/meters.yml as the meters' file, and returns its URL.

@@ -6,7 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -43,31 +46,91 @@ func TestCurlLoop(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 5 {
-			var events strings.Builder
-			for range 10 {
-				events.WriteString(`{"event_type":"a","user_id":"ann"}` + "\n")
-			}
-			send := exec.Command(bin(t, "usagectl"), "--data.dir="+filepath.Join(dir, "data"), "send", "-")
-			send.Stdin = strings.NewReader(events.String())
-			if out, err := send.CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			sendTo(t, filepath.Join(dir, "data"))
 			sent += 10
 		}
-		waitForLines(t, filepath.Join(dir, "events.ndjson"), sent, &stderr)
+		waitForLines(t, filepath.Join(dir, "events.ndjson"), sent, "cursor", &stderr)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait() // it was killed
 	}
-	journal, err := exec.Command(bin(t, "usagectl"), "journal", "cat", filepath.Join(dir, "data")).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, got := eventIDs(string(journal)), eventIDs(read(t, filepath.Join(dir, "events.ndjson")))
+	want, got := journalIDs(t, filepath.Join(dir, "data")), eventIDs(read(t, filepath.Join(dir, "events.ndjson")))
 	if strings.Join(got, " ") != strings.Join(want, " ") || len(got) != sent {
 		t.Errorf("the loop has written %d events, the journal has %d, or another order", len(got), len(want))
 	}
+}
+
+// TestTailUnit runs the command of siem.md's systemd unit beside a daemon, and rotates its file as the page says: the files
+// together are the journal, in its order.
+func TestTailUnit(t *testing.T) {
+	t.Parallel()
+	unit := strings.ReplaceAll(strings.Join(blocks(t, "siem.md", "ini"), ""), "\\\n", " ")
+	start := regexp.MustCompile(`(?m)^ExecStart=/bin/sh -c '([^']+)'$`).FindStringSubmatch(unit)
+	if start == nil {
+		t.Fatal("siem.md has no unit that runs a shell")
+	}
+	dir := t.TempDir()
+	url := startDaemon(t, dir)
+	command := strings.NewReplacer("$$", "$", "/usr/local/bin/usagectl", bin(t, "usagectl"), "http://usaged-0:8080", url).Replace(start[1])
+	state, data := filepath.Join(dir, "state"), filepath.Join(dir, "data")
+	if err := os.Mkdir(state, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(read(t, filepath.Join(data, "admin.token"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for rotation := range 3 {
+		cmd := exec.Command("/bin/sh", "-c", command)
+		cmd.Env = append(os.Environ(), "STATE_DIRECTORY="+state, "CREDENTIALS_DIRECTORY="+dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			sendTo(t, data)
+		}
+		file := filepath.Join(state, "events.ndjson")
+		waitForLines(t, file, 50, "cursors", &stderr)
+		rotated := file + "-" + strconv.Itoa(rotation)
+		if err := os.Rename(file, rotated); err != nil {
+			t.Fatal(err)
+		}
+		sendTo(t, data) // into the renamed file, or into the next one
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("the command ends with %v: %s", err, &stderr)
+		}
+		got = append(got, eventIDs(read(t, rotated))...)
+	}
+	want := journalIDs(t, data) // of which the last ones may wait for the next start
+	if !slices.Equal(got, want[:min(len(got), len(want))]) {
+		t.Errorf("the files have %d events, the journal %d, or another order", len(got), len(want))
+	}
+}
+
+// sendTo sends ten events.
+func sendTo(t *testing.T, data string) {
+	t.Helper()
+	send := exec.Command(bin(t, "usagectl"), "--data.dir="+data, "send", "-")
+	send.Stdin = strings.NewReader(strings.Repeat(`{"event_type":"a","user_id":"ann"}`+"\n", 10))
+	if out, err := send.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// journalIDs are the ids of all events, in the order of the journal.
+func journalIDs(t *testing.T, data string) []string {
+	t.Helper()
+	journal, err := exec.Command(bin(t, "usagectl"), "journal", "cat", data).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return eventIDs(string(journal))
 }
 
 func eventIDs(lines string) (ids []string) {
@@ -77,14 +140,13 @@ func eventIDs(lines string) (ids []string) {
 	return ids
 }
 
-// waitForLines waits until the loop has written so many lines and sleeps behind the cursor of the last.
-func waitForLines(t *testing.T, path string, n int, stderr *bytes.Buffer) {
+// waitForLines waits until so many lines are written, and the file that holds how far knows the last of them.
+func waitForLines(t *testing.T, path string, n int, progress string, stderr *bytes.Buffer) {
 	t.Helper()
 	for range 600 {
 		data, err := os.ReadFile(path)
-		cursor, cursorErr := os.ReadFile(filepath.Join(filepath.Dir(path), "cursor"))
-		if err == nil && cursorErr == nil && bytes.Count(data, []byte("\n")) >= n &&
-			bytes.HasPrefix(data[lastCursor(data):], bytes.TrimSpace(cursor)) {
+		known, knownErr := os.ReadFile(filepath.Join(filepath.Dir(path), progress))
+		if err == nil && knownErr == nil && bytes.Count(data, []byte("\n")) >= n && bytes.Contains(known, lastCursor(data)) {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -92,8 +154,9 @@ func waitForLines(t *testing.T, path string, n int, stderr *bytes.Buffer) {
 	t.Fatalf("%s has no %d events behind its cursor: %s", path, n, stderr)
 }
 
-// lastCursor is where the text of the last line's cursor begins.
-func lastCursor(data []byte) int {
+// lastCursor is the cursor of the last line.
+func lastCursor(data []byte) []byte {
 	const key = `"cursor":"`
-	return bytes.LastIndex(data, []byte(key)) + len(key)
+	cursor, _, _ := bytes.Cut(data[bytes.LastIndex(data, []byte(key))+len(key):], []byte(`"`))
+	return cursor
 }
