@@ -66,7 +66,7 @@ func (s *sender) read(ctx context.Context, cursor, end int64, late []lateness) (
 			hash = found.Labels().Hash()
 		}
 		wanted := func(t int64) bool { return t > cursor && t <= end || only[point{hash, t}] }
-		if err := b.add(series{sent, found.Labels().Get(model.MetricNameLabel)}, it, s.cfg.SendNativeHistograms, wanted); err != nil {
+		if err := b.add(series{sent, found.Labels().Get(model.MetricNameLabel)}, it, s.cfg.SendNativeHistograms && !s.classic, wanted); err != nil {
 			return nil, fmt.Errorf("read the TSDB: %w", err)
 		}
 	}

@@ -91,6 +91,12 @@ func (a *answer) final() bool {
 	return a.status/100 == 4
 }
 
+// noHistograms recognizes a Prometheus before 3.0 in which native histograms are switched off, as they were by default. It
+// calls that an error of its own, with status 500.
+func (a *answer) noHistograms() bool {
+	return !a.ok() && strings.Contains(a.text, "native histograms are disabled")
+}
+
 func (a *answer) Error() string { return fmt.Sprintf("the receiver answered %d: %s", a.status, a.text) }
 
 // post sends a request. The error says that no answer came.

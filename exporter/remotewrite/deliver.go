@@ -13,14 +13,22 @@ import (
 var errNothingWritten = errors.New("the receiver does not say what it has written, so it may not speak remote write 2.0: set protobuf_message to prometheus.WriteRequest")
 
 const (
-	// minBackoffElsewhere is the least wait after a refusal that is about the way to the receiver.
-	minBackoffElsewhere = time.Second
+	// minBackoffBusy is the least wait where there are too many requests.
+	minBackoffBusy = time.Second
+	// rest is how many times the longest backoff is waited after a refusal that is about the way to the receiver: a minute by
+	// default, since a person has to do something about it.
+	rest = 12
 	// refusedLogInterval bounds the log of refusals.
 	refusedLogInterval = time.Minute
 )
 
 // deliver sends a request until the receiver has taken or refused it, or ctx ends, which is the only error.
 func (s *sender) deliver(ctx context.Context, c *content) error {
+	if s.classic {
+		if c = c.withoutHistograms(); c.isEmpty() {
+			return nil
+		}
+	}
 	body, err := s.encode(c)
 	if err != nil {
 		return err
@@ -34,31 +42,42 @@ func (s *sender) deliver(ctx context.Context, c *content) error {
 		case err == nil && a.ok() && !(s.client.isV2() && !a.written.Confirmed && len(c.samples) > 0):
 			s.taken(c, a)
 			return nil
-		case err == nil && a.status == http.StatusBadRequest && s.unsure && len(c.samples) > 1:
+		case err == nil && a.noHistograms() && !s.classic:
+			s.classic = true
+			s.metrics.requests.WithLabelValues(s.name, outcomeRefused).Inc()
+			s.log.Warn("the receiver of remote write has native histograms switched off; it is sent the classic ones alone", "err", a)
+			return s.deliver(ctx, c)
+		case err == nil && a.status == http.StatusBadRequest && len(c.samples) > 1 && c.samples[0].t <= s.unsureTo:
 			return s.divide(ctx, c)
 		case err == nil && a.final():
 			s.refused(c, a)
 			return nil
 		}
-		wait := backoff
-		switch {
-		case err != nil:
-			s.unsure = true // it may have taken it, and only the answer was lost
-		case a.ok():
-			err = errNothingWritten
-			wait = max(wait, minBackoffElsewhere)
-		default:
-			err = a
-			if a.status/100 != 5 {
-				wait = max(wait, minBackoffElsewhere)
-			}
-			wait = max(wait, a.retryAfter)
-		}
-		s.failed(err)
+		wait, why := s.setback(c, a, err, backoff)
+		s.failed(why)
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, s.maxBackoff)
+	}
+}
+
+// setback says how long to wait before a request is repeated, and why it is.
+func (s *sender) setback(c *content, a *answer, err error, backoff time.Duration) (wait time.Duration, why error) {
+	switch {
+	case err != nil: // it may have taken it, and only the answer was lost
+		if n := len(c.samples); n > 0 {
+			s.unsureTo = max(s.unsureTo, c.samples[n-1].t)
+		}
+		return backoff, err
+	case a.ok():
+		return rest * s.maxBackoff, errNothingWritten
+	case a.status/100 == 5:
+		return max(backoff, a.retryAfter), a
+	case a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout:
+		return max(backoff, minBackoffBusy, a.retryAfter), a
+	default:
+		return max(rest*s.maxBackoff, a.retryAfter), a
 	}
 }
 
@@ -77,7 +96,6 @@ func (s *sender) divide(ctx context.Context, c *content) error {
 		{series: c.series, samples: c.samples[:half], exemplars: c.exemplars},
 		{series: c.series, samples: c.samples[half:]},
 	} {
-		s.unsure = true
 		if err := s.deliver(ctx, part); err != nil {
 			return err
 		}
@@ -91,21 +109,24 @@ func (s *sender) taken(c *content, a *answer) {
 		s.failing = false
 		s.log.Info("remote write goes on")
 	}
-	s.unsure = false
-	samples := len(c.samples)
+	written := len(c.samples)
 	if s.client.isV2() && a.written.Confirmed {
-		written := min(samples, a.written.AllSamples())
-		s.metrics.samples.WithLabelValues(s.name, outcomeRefused).Add(float64(samples - written))
-		samples = written
+		written = min(written, a.written.AllSamples())
 	}
-	s.metrics.samples.WithLabelValues(s.name, outcomeSent).Add(float64(samples))
+	s.count(c, written)
 	s.metrics.exemplars.WithLabelValues(s.name, outcomeSent).Add(float64(len(c.exemplars)))
 	s.metrics.requests.WithLabelValues(s.name, outcomeSent).Inc()
 }
 
-// refused counts a request that the receiver will never take.
+// count counts the samples of a request of which so many were written.
+func (s *sender) count(c *content, written int) {
+	s.metrics.samples.WithLabelValues(s.name, outcomeSent).Add(float64(written))
+	s.metrics.samples.WithLabelValues(s.name, outcomeRefused).Add(float64(len(c.samples) - written))
+}
+
+// refused counts a request that the receiver will never take, or took in part, as a receiver of 2.0 may and says.
 func (s *sender) refused(c *content, a *answer) {
-	s.metrics.samples.WithLabelValues(s.name, outcomeRefused).Add(float64(len(c.samples)))
+	s.count(c, min(len(c.samples), a.written.AllSamples()))
 	s.metrics.exemplars.WithLabelValues(s.name, outcomeRefused).Add(float64(len(c.exemplars)))
 	s.metrics.requests.WithLabelValues(s.name, outcomeRefused).Inc()
 	if now := s.now(); now.Sub(s.refusedAt).Abs() >= refusedLogInterval {

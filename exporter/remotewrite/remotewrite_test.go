@@ -131,6 +131,25 @@ func (w *world) append(at int64, series int) {
 	}
 }
 
+// exemplar appends an exemplar and no sample.
+func (w *world) exemplar() {
+	w.t.Helper()
+	app, ok := w.tap.AppenderV2(context.Background()).(interface {
+		storage.AppenderV2
+		storage.ExemplarAppenderV2
+	})
+	if !ok {
+		w.t.Fatal("the appender takes no exemplars")
+	}
+	e := exemplar.Exemplar{Labels: labels.FromStrings("trace", "x"), Value: 1, Ts: w.clock.Load(), HasTs: true}
+	if _, err := app.AppendExemplars(0, labels.FromStrings("__name__", "m", "i", "0"), []exemplar.Exemplar{e}); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := app.Commit(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // past moves the clock on, so that nothing is too fresh to be sent.
 func (w *world) past() { w.clock.Add(2000) }
 
@@ -300,12 +319,23 @@ func TestLateSamplesAreSentOnce(t *testing.T) {
 	w.append(begin+1, 2) // a quarter of a minute late
 	w.past()
 	w.await(r, 5, 2)
+	w.exemplar()
+	r.Await(t, "the request after", func() bool { return r.Exemplars(series(0)) == 1 })
 	if err := slow.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	w.past()
 	w.await(r, 6, 2)
 	r.Await(t, "the slow sample", func() bool { return len(r.Samples()[`{__name__="slow", replica="a"}`]) == 1 })
+	w.once(r)
+
+	// The late ones were sent while an appender was open. A start does not begin with them again.
+	w.close(w.writer, time.Minute)
+	w.open()
+	w.apply(endpoint(t, r.URL, remoteapi.WriteV2MessageType))
+	w.scrape(2)
+	w.past()
+	w.await(r, 7, 2)
 	w.once(r)
 }
 
@@ -401,6 +431,23 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestARefusalIsOneRequest has a receiver refuse everything with 400 from the start. Samples that it cannot have are not
+// tried one by one.
+func TestARefusalIsOneRequest(t *testing.T) {
+	t.Parallel()
+	w, r := newWorld(t), remotewritetest.New(t)
+	r.Answer(http.StatusBadRequest)
+	w.apply(endpoint(t, r.URL, remoteapi.WriteV2MessageType))
+	w.scrape(20)
+	w.past()
+	r.Await(t, "a refusal", func() bool { return r.Requests(http.StatusBadRequest) > 0 })
+	w.close(w.writer, time.Minute)
+	if n := r.Requests(http.StatusBadRequest); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+	w.counted(20, 0)
+}
+
 // counted compares the samples refused and sent with the metrics.
 func (w *world) counted(refused, sent float64) {
 	w.t.Helper()
@@ -442,6 +489,40 @@ func TestAStrictReceiver(t *testing.T) {
 	w.apply(e)
 	w.past()
 	w.await(r, 6, 3)
+}
+
+// TestAReceiverWithoutNativeHistograms refuses whatever comes with one. The rest arrives, in the requests that follow too.
+func TestAReceiverWithoutNativeHistograms(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, version remoteapi.WriteMessageType) {
+		w, r := newWorld(t), remotewritetest.New(t)
+		r.NoHistograms()
+		e := endpoint(t, r.URL, version)
+		e.QueueConfig.MaxSamplesPerSend = 5
+		w.apply(e)
+		const scrapes = 4
+		for range scrapes {
+			at := w.scrape(3)
+			app := w.tap.AppenderV2(t.Context())
+			if _, err := app.Append(0, labels.FromStrings("__name__", "seconds"), 0, at, 0, tsdbutil.GenerateTestHistogram(1), nil, storage.AOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := app.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			w.past()
+			w.await(r, 1, 3)
+		}
+		w.await(r, scrapes, 3)
+		w.close(w.writer, time.Minute)
+		w.once(r)
+		if n := r.Requests(http.StatusInternalServerError); n != 1 {
+			t.Errorf("%d requests held a histogram, want the first alone", n)
+		}
+		if got := r.Samples(); len(got) != 3 {
+			t.Errorf("%d series came, want 3", len(got))
+		}
+	})
 }
 
 // forget takes the cursors back.

@@ -2,6 +2,7 @@ package remotewrite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -44,8 +45,9 @@ type sender struct {
 	exemplars []labelled
 
 	// Of the sender's own goroutine.
-	unsure     bool // whether the receiver may have taken some of what comes next
-	failing    bool // whether the last request failed
+	unsureTo   int64 // the latest sample of which the receiver may have some already
+	failing    bool  // whether the last request failed
+	classic    bool  // whether the receiver has said that it takes no native histograms
 	refusedAt  time.Time
 	described  time.Time // when the metadata went out, in 1.0
 	minBackoff time.Duration
@@ -67,7 +69,7 @@ func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external la
 	return &sender{
 		name: name, cfg: e, external: external, client: c, db: w.cfg.DB, tap: w.cfg.Tap, state: st, now: w.cfg.Now,
 		log: w.cfg.Log.With("remote", name), metrics: w.metrics,
-		readTo: st.cursor(), unsure: true,
+		readTo: st.cursor(), unsureTo: now, // of before the start the last answer may not have been noted
 		quit:       make(chan struct{}),
 		minBackoff: time.Duration(e.QueueConfig.MinBackoff), maxBackoff: time.Duration(e.QueueConfig.MaxBackoff),
 	}, nil
@@ -126,7 +128,7 @@ func (s *sender) round(ctx context.Context, ago time.Duration) {
 // what comes from now on is not late. What is sent a second time then changes nothing at the receiver.
 func (s *sender) rewind() error {
 	if earliest, flooded := s.tap.flooded(s); flooded {
-		s.unsure = true
+		s.unsureTo = max(s.unsureTo, s.state.cursor())
 		if err := s.state.move(earliest - 1); err != nil {
 			return err
 		}
@@ -137,6 +139,7 @@ func (s *sender) rewind() error {
 		return nil
 	}
 	s.log.Warn("the clock has gone back; remote write goes on from now", "cursor", time.UnixMilli(s.state.cursor()).UTC())
+	s.unsureTo = max(s.unsureTo, s.state.cursor())
 	s.tap.unseal(s, now)
 	return s.state.move(now)
 }
@@ -148,7 +151,7 @@ func (s *sender) sendAll(ctx context.Context, until int64) error {
 		cursor := s.state.cursor()
 		end := max(cursor, s.tap.seal(s, min(cursor+chunk.Milliseconds(), until)))
 		if end == cursor && len(late) == 0 {
-			return s.sendExemplars(ctx)
+			return errors.Join(s.tap.settle(s), s.sendExemplars(ctx)) // what was open when late ones had been sent kept them announced
 		}
 		b, err := s.read(ctx, cursor, end, late)
 		if err == nil {

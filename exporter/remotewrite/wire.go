@@ -17,6 +17,21 @@ type content struct {
 	families  map[string]metadata.Metadata // in requests of 1.0 that carry nothing else
 }
 
+func (c *content) isEmpty() bool { return len(c.samples)+len(c.exemplars)+len(c.families) == 0 }
+
+// withoutHistograms takes the native histograms out of a request, which a receiver that has them switched off refuses with
+// everything beside them. The classic ones say the same.
+func (c *content) withoutHistograms() *content {
+	rest := *c
+	rest.samples = nil
+	for _, one := range c.samples {
+		if !one.isHistogram() {
+			rest.samples = append(rest.samples, one)
+		}
+	}
+	return &rest
+}
+
 // encode1 writes a request of remote write 1.0.
 func encode1(c *content) ([]byte, error) {
 	req := &prompb.WriteRequest{}

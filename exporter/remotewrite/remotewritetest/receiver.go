@@ -41,6 +41,7 @@ type Receiver struct {
 	requests map[int]int       // by status
 	status   int               // answer this; 0: take everything
 	strict   bool
+	classic  bool
 	header   http.Header // of the last request
 }
 
@@ -72,6 +73,14 @@ func (r *Receiver) Strict() {
 	r.strict = true
 }
 
+// NoHistograms has requests refused that hold a native histogram, with status 500 and as a whole, as Prometheus does before
+// 3.0 unless it is told otherwise.
+func (r *Receiver) NoHistograms() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.classic = true
+}
+
 // Store takes a request.
 func (r *Receiver) Store(req *http.Request, kind remoteapi.WriteMessageType) (*remoteapi.WriteResponse, error) {
 	body, err := io.ReadAll(req.Body)
@@ -94,16 +103,19 @@ func (r *Receiver) Store(req *http.Request, kind remoteapi.WriteMessageType) (*r
 	if r.status != 0 {
 		return refuse(r.status, "told to refuse")
 	}
-	received, err := decode(body, kind)
+	content, err := decode(body, kind)
 	if err != nil {
 		return refuse(http.StatusBadRequest, err.Error())
 	}
-	if r.strict && r.outOfOrder(received) {
+	if r.strict && r.outOfOrder(content) {
 		return refuse(http.StatusBadRequest, "out of order sample")
 	}
-	r.take(received)
+	if r.classic && slices.ContainsFunc(content.samples, func(s received) bool { return s.Histogram }) {
+		return refuse(http.StatusInternalServerError, "native histograms are disabled")
+	}
+	r.take(content)
 	r.requests[http.StatusNoContent]++
-	resp.Add(received.stats)
+	resp.Add(content.stats)
 	return resp, nil
 }
 
