@@ -1,12 +1,15 @@
 package api
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gorilla/mux"
 
 	"usaged/aggregator/event"
@@ -63,7 +66,7 @@ func (a *API) postQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error 
 	}
 	if err := json.Unmarshal(body, &ask, json.RejectUnknownMembers(true)); err != nil {
 		return refuse(malformed, `the body must be as {"until": "2026-12-27T06:00:00Z", "event_types": ["sql_generation"], "reason": "holidays"}: `+
-			cut(err.Error(), maxPointerBytes))
+			cut(jsonFault(err), maxPointerBytes))
 	}
 	made, err := a.cfg.Quiet.Add(quiet.Entry{From: ask.From, Until: ask.Until, Types: ask.Types, Reason: ask.Reason})
 	if faults, ok := errors.AsType[quiet.Faults](err); ok {
@@ -80,6 +83,19 @@ func (a *API) postQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error 
 	w.WriteHeader(http.StatusCreated)
 	return streamJSON(w, func(s *stream) { s.quiet(&made, a.cfg.Now()) })
 }
+
+// jsonFault says what is wrong with JSON, and where. The library's own words differ from one process to the next.
+func jsonFault(err error) string {
+	if e, ok := errors.AsType[*json.SemanticError](err); ok {
+		return fmt.Sprintf("%s: %v", cmp.Or(string(e.JSONPointer), "/"), cmp.Or(e.Err, errOtherKind))
+	}
+	if e, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		return fmt.Sprintf("byte %d: %v", e.ByteOffset, e.Err)
+	}
+	return err.Error()
+}
+
+var errOtherKind = errors.New("a value of another kind is wanted")
 
 // refuseQuiet is the refusal of a quiet time with faults.
 func refuseQuiet(faults quiet.Faults) error {
