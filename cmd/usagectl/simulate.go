@@ -16,7 +16,7 @@ import (
 
 const simulateHelp = `Send made-up traffic of all known types, so that there is something to look at: so many days back, and with --live on from now.
 
-There are working days and weekends, office hours and night jobs, a few busy users and many others, models with their tokens, policies, and about 1% of failures.
+There are working days and weekends, office hours and night jobs, a few busy users and many others, models with their tokens, policies, and one failure in 200.
 
 The same --seed, --users and --events-per-day make the same events with the same ids for each minute, whenever it is called. Repeated within 24 hours it adds only what has happened since; later the daemon counts everything again.`
 

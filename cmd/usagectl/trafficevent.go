@@ -134,7 +134,7 @@ const (
 )
 
 // usualFailures is the share of events that fail when nothing is wrong.
-const usualFailures = 0.01
+const usualFailures = 0.005
 
 // effect is what a scenario does to an event.
 type effect struct {
