@@ -167,7 +167,11 @@ func (r *Reader) read(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read what the rules recorded: %w", err)
 	}
-	r.last = newFacts(samples).report(at)
+	f := newFacts(samples)
+	if f.first("usage:health:weight", "") == "" { // just started: the groups of rules are evaluated one by one
+		return notEvaluated(r.Source()), nil
+	}
+	r.last = f.report(at)
 	return r.last, nil
 }
 
@@ -189,6 +193,6 @@ func (r *Reader) evaluated(ctx context.Context) (time.Time, error) {
 func notEvaluated(source string) *Report {
 	return &Report{All: Subject{
 		EventType: AllTypes, Mode: Unknown, Reason: NotEvaluated,
-		Text: fmt.Sprintf("No rules were evaluated in the last five minutes by %s: it begins within a minute of its start, where it has those of rules/.", source),
+		Text: fmt.Sprintf("The rules were not evaluated in the last five minutes by %s: it has them all a minute after its start, where it has those of rules/.", source),
 	}}
 }

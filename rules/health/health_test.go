@@ -242,6 +242,20 @@ func TestCopiesOfReplicas(t *testing.T) {
 	}
 }
 
+// TestNotAllEvaluated is the first moment after a start: the groups of rules are evaluated one by one.
+func TestNotAllEvaluated(t *testing.T) {
+	t.Parallel()
+	q := &recorded{at: evaluated, samples: []string{"usage:health:scope event_type=a 1"}}
+	r := health.NewReader(q)
+	if got, err := r.Report(t.Context()); err != nil || got.All.Reason != health.NotEvaluated {
+		t.Errorf("without the settings: %v, %v; want %s", got, err, health.NotEvaluated)
+	}
+	q.samples = append(q.samples, settings...)
+	if got, err := r.Report(t.Context()); err != nil || got.All.Reason == health.NotEvaluated {
+		t.Errorf("with the settings: %v, %v; want what was recorded", got, err)
+	}
+}
+
 // TestReportIsReadOnce asks often and looks how often the querier is.
 func TestReportIsReadOnce(t *testing.T) {
 	t.Parallel()
