@@ -71,7 +71,7 @@ func shippedRules(t *testing.T) (files []string) {
 }
 
 // dashboardDaemon has counted the real data and a month of made-up events, and has a TSDB with what a replica before it had
-// counted in sixteen days. A drop began five hours ago, and a job fails since half an hour.
+// counted in sixteen days. A drop began five hours ago, and a job failed for a day some days ago, and fails since half an hour.
 func dashboardDaemon(t *testing.T) *aged {
 	t.Helper()
 	rulesFile := filepath.Join(t.TempDir(), "rules.yml")
@@ -121,11 +121,16 @@ func (d *aged) write(t *testing.T) {
 		events = append(events, e)
 	}
 	now := time.Now()
-	for at := now.Add(-30 * time.Minute); at.Before(now); at = at.Add(5 * time.Second) { // whatever the hour is, the mode changes
-		events = append(events, dashboardtest.Event{
-			Type: "sql_execution", User: "svc-nightly", Source: "scheduler", Created: at, Metadata: map[string]string{"outcome": "failure"},
-		})
+	fail := func(from, to time.Time, every time.Duration) {
+		for at := from; at.Before(to); at = at.Add(every) {
+			events = append(events, dashboardtest.Event{
+				Type: "sql_execution", User: "svc-nightly", Source: "scheduler", Created: at, Metadata: map[string]string{"outcome": "failure"},
+			})
+		}
 	}
+	// Whatever the hour is, the mode changes, and also for who looks at it every twelve hours.
+	fail(now.Add(-80*time.Hour), now.Add(-54*time.Hour), 30*time.Second)
+	fail(now.Add(-30*time.Minute), now, 5*time.Second)
 	slices.SortStableFunc(events, func(a, b dashboardtest.Event) int { return a.Created.Compare(b.Created) })
 	dashboardtest.History{
 		Events: events, From: events[0].Created.Truncate(time.Hour), To: now, Instance: "before:8080",
