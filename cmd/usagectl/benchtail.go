@@ -23,6 +23,7 @@ import (
 // benchTail measures how fast the daemon streams the events that it keeps.
 type benchTail struct {
 	events  int
+	limit   int
 	streams int
 	gzip    bool
 }
@@ -32,6 +33,7 @@ func addBenchTail(group *kingpin.CmdClause, commands map[string]command) {
 	cmd := group.Command("tail", "Read the accepted events that the daemon keeps, from the oldest on, and measure events a second and the daemon's CPU time. "+
 		"Fill it with bench post before.")
 	cmd.Flag("events", "Events for each stream; 0 is all.").Default("0").IntVar(&b.events)
+	cmd.Flag("limit", "Events of a request.").Default("1000000").IntVar(&b.limit)
 	cmd.Flag("streams", "Streams at a time, each with all of the events.").Default("1").IntVar(&b.streams)
 	cmd.Flag("gzip", "Have the daemon compress.").BoolVar(&b.gzip)
 	commands[cmd.FullCommand()] = b.run
@@ -49,8 +51,8 @@ type tailReport struct {
 }
 
 func (b *benchTail) run(ctx context.Context, s *session) error {
-	if b.events < 0 || b.streams < 1 || b.streams > 64 {
-		return usagef("--events must not be negative, --streams must be 1 to 64")
+	if b.events < 0 || b.limit < 1 || b.streams < 1 || b.streams > 64 {
+		return usagef("--events must not be negative, --limit must be positive, --streams must be 1 to 64")
 	}
 	c, err := s.client(reading)
 	if err != nil {
@@ -94,9 +96,8 @@ type tailTotal struct {
 
 // read reads one answer after the other. The lines are counted and not decoded, since it is the daemon that is measured.
 func (b *benchTail) read(ctx context.Context, base, token string, t *tailTotal) error {
-	const maxLimit = 1_000_000
 	for !t.end && (b.events == 0 || t.events < uint64(b.events)) {
-		limit := maxLimit
+		limit := b.limit
 		if b.events > 0 {
 			limit = min(limit, b.events-int(t.events))
 		}
@@ -130,6 +131,7 @@ func (b *benchTail) count(resp *http.Response, t *tailTotal) error {
 	}
 	lines := bufio.NewReaderSize(body, 1<<20)
 	var last client.Accepted
+	var event []byte // the last one
 	for {
 		line, err := lines.ReadSlice('\n')
 		if errors.Is(err, io.EOF) {
@@ -141,12 +143,18 @@ func (b *benchTail) count(resp *http.Response, t *tailTotal) error {
 		t.bytes += uint64(len(line))
 		if bytes.Contains(line[:min(len(line), 100)], []byte(`"accepted_at":`)) {
 			t.events++
+			event = append(event[:0], line...)
 			continue
 		}
 		if len(line) > 1 {
 			if err := json.Unmarshal(line, &last); err != nil {
 				return err
 			}
+		}
+	}
+	if last.Cursor == "" { // the limit was reached, behind the last event
+		if err := json.Unmarshal(event, &last); err != nil {
+			return err
 		}
 	}
 	t.cursor, t.end = last.Cursor, last.End

@@ -410,3 +410,19 @@ func must(data []byte, err error) []byte {
 	}
 	return data
 }
+
+// TestBenchTail reads as many events as there are, also where the last request gets none.
+func TestBenchTail(t *testing.T) {
+	t.Parallel()
+	d := newInstance(t, "--prometheus.enabled=false")
+	d.start()
+	for range 4 {
+		d.post(`{"event_type":"a","user_id":"ann"}`)
+	}
+	for _, limit := range []string{"1", "2", "3", "4", "5"} {
+		got := d.usagectl("bench", "tail", "--limit="+limit, "--output=json")
+		if got.code != 0 || !strings.Contains(got.stdout, `"events": 4,`) {
+			t.Errorf("--limit=%s: exit code %d, %s%s; want 4 events", limit, got.code, got.stdout, got.stderr)
+		}
+	}
+}
