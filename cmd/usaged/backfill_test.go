@@ -174,17 +174,20 @@ func TestBackfillExpectation(t *testing.T) {
 		})
 	}
 	// The median of four weeks is the mean of the two in the middle.
-	expr := `usage:activity:%s{event_type="__all__",window="1h"} @ %d`
-	now := time.Now().Unix()
-	var weeks []float64
-	for _, s := range d.mustPromQL(fmt.Sprintf(expr, "past", now)) {
-		weeks = append(weeks, number(t, s))
-	}
-	expected := d.mustPromQL(fmt.Sprintf(expr, "expected", now))
-	slices.Sort(weeks)
-	if len(weeks) != 4 || len(expected) != 1 || math.Abs(number(t, expected[0])-(weeks[1]+weeks[2])/2) > 1e-6*weeks[3] {
-		t.Errorf("the weeks had %v, and %v is expected", weeks, expected)
-	}
+	eventually(t, "the weeks, and what is expected of them", func() error {
+		expr := `usage:activity:%s{event_type="__all__",window="1h"} @ %d`
+		now := time.Now().Unix()
+		var weeks []float64
+		for _, s := range d.mustPromQL(fmt.Sprintf(expr, "past", now)) {
+			weeks = append(weeks, number(t, s))
+		}
+		expected := d.mustPromQL(fmt.Sprintf(expr, "expected", now))
+		slices.Sort(weeks)
+		if len(weeks) != 4 || len(expected) != 1 || math.Abs(number(t, expected[0])-(weeks[1]+weeks[2])/2) > 1e-6*weeks[3] {
+			return fmt.Errorf("the weeks had %v, and %v is expected", weeks, expected)
+		}
+		return nil
+	})
 	d.stop()
 	d.start()
 	if got := d.mustPromQL(`usage:activity:observed{event_type="__all__",window="1h"} offset 2w`); len(got) != 1 {
