@@ -165,7 +165,7 @@ func awaitRates(tb testing.TB, a dashboardtest.API) {
 // TestDashboards asks a daemon everything that the dashboards ask, and then a real Prometheus that scrapes the daemon and has the
 // same rules and history.
 //
-// What a mark of a restart shows depends on how the hour of the test lies to the steps of a graph of weeks, so it is no quick test.
+// It computes weeks of rules and asks three servers, so it is no quick test.
 func TestDashboards(t *testing.T) {
 	t.Parallel()
 	if !full() {
