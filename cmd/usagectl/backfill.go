@@ -49,15 +49,13 @@ func (c *backfillCommand) run(ctx context.Context, s *session) error {
 // await polls the daemon until it is idle.
 func (c *backfillCommand) await(ctx context.Context, s *session, api *client.Client, state *client.Backfill) (*client.Backfill, error) {
 	var p *progress
-	for shown := uint64(0); state.Phase != "idle" && state.Error == ""; {
+	for state.Phase != "idle" && state.Error == "" {
 		if p == nil && state.Events > 0 {
 			p = newProgress(s.stderr, int64(state.Events))
 			defer p.stop()
 		}
-		if state.Done > shown {
-			p.step(int(state.Done - shown))
-			p.events(int(state.Done - shown))
-			shown = state.Done
+		if p != nil {
+			p.reach(state.Done)
 		}
 		if err := sleepUntil(ctx, time.Now().Add(rebuildPoll)); err != nil {
 			return nil, err

@@ -47,6 +47,14 @@ func (p *progress) step(n int) {
 // events notes events that go to the daemon.
 func (p *progress) events(n int) { p.n.Add(int64(n)) }
 
+// reach notes that so many events are done in all. Less than was noted before is nothing.
+func (p *progress) reach(done uint64) {
+	if more := int64(done) - p.n.Load(); more > 0 {
+		p.step(int(more))
+		p.events(int(more))
+	}
+}
+
 // stop removes the bar.
 func (p *progress) stop() {
 	if p.bar == nil {

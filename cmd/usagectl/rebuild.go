@@ -83,12 +83,8 @@ func (c *rebuildCommand) rebuild(ctx context.Context, s *session) (*client.Meter
 	}
 	p := newProgress(s.stderr, int64(m.Rebuild.Events))
 	defer p.stop()
-	for shown := uint64(0); m.Rebuild != nil && !m.Complete; {
-		if done := m.Rebuild.Done; done > shown {
-			p.step(int(done - shown))
-			p.events(int(done - shown))
-			shown = done
-		}
+	for m.Rebuild != nil && !m.Complete {
+		p.reach(m.Rebuild.Done)
 		if err := sleepUntil(ctx, time.Now().Add(rebuildPoll)); err != nil {
 			return nil, err
 		}

@@ -269,7 +269,7 @@ func (s complianceSender) Run(ctx context.Context, o compliance.Options) error {
 // defaults of an endpoint. The quick part is TestCompliance of package embedded.
 func TestRemoteWriteCompliance(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("USAGE_TEST_FULL") == "" {
+	if !full() {
 		t.Skip("make compliance runs this")
 	}
 	compliance.RunTests(t, complianceSender{t}, compliance.ComplianceTests())
