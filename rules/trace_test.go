@@ -25,6 +25,7 @@ const wholeTrace = history + 10*minutesPerDay
 type trace struct {
 	start  time.Time
 	length time.Duration // from the first event to the last
+	whole  int           // minutes before a last day that is not complete
 	types  map[string][]float64
 }
 
@@ -160,6 +161,7 @@ func newTrace(list []mark) *trace {
 	}
 	tr := &trace{start: first.UTC().Truncate(24 * time.Hour), length: last.Sub(first), types: map[string][]float64{}}
 	days := int(last.Sub(tr.start)/(24*time.Hour)) + 1
+	tr.whole = int(last.Add(time.Hour).Sub(tr.start)/(24*time.Hour)) * minutesPerDay
 	for _, m := range list {
 		counts := tr.types[m.eventType]
 		if counts == nil {
@@ -215,8 +217,8 @@ func (tr *trace) subject(name string, counts, sum []float64) subject {
 		}
 	}
 	monday := (8 - int(tr.start.Weekday())) % 7 * minutesPerDay
-	if len(counts)-monday >= wholeTrace && 10*len(kept) >= 9*len(counts) {
-		return recorded(name, counts[monday:])
+	if tr.whole-monday >= wholeTrace && 10*len(kept) >= 9*len(counts) {
+		return recorded(name, counts[monday:tr.whole])
 	}
 	return subject{name: name, perHour: perHour(kept), draw: replay(kept)}
 }
