@@ -205,7 +205,11 @@ func (d *Decoder) tooMany() {
 // expectEnd refuses data behind the value.
 func (d *Decoder) expectEnd() {
 	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		d.faults.add(Malformed, d.prefix(), CodeMalformed, "there is data behind the JSON value")
+		detail := "there is data behind the JSON value"
+		if d.line < 0 {
+			detail += ": send several events as an array, or one a line as application/x-ndjson"
+		}
+		d.faults.add(Malformed, d.prefix(), CodeMalformed, detail)
 	}
 }
 
@@ -329,12 +333,10 @@ func (d *Decoder) readCreated() bool {
 		d.fault(CodeNotAllowed, "a token with the role user must leave created_at to the server")
 		return true
 	}
-	var t time.Time
-	if err := t.UnmarshalText(d.unquoted(raw)); err != nil {
-		d.fault(CodeBadTime, "created_at must be in RFC 3339, as 2006-01-02T15:04:05Z")
-		return true
-	}
+	t, ok := parseTime(d.unquoted(raw))
 	switch {
+	case !ok:
+		d.fault(CodeBadTime, "created_at must be in RFC 3339, as 2006-01-02T15:04:05Z")
 	case t.After(d.latest):
 		d.fault(CodeTooFarAhead, fmt.Sprintf("created_at lies more than %s ahead of the server's clock (%s)",
 			MaxFuture, d.origin.AcceptedAt.UTC().Format(time.RFC3339)))

@@ -95,6 +95,19 @@ func AppendTime(dst []byte, nanos int64) []byte {
 
 const firstOfYear10000 = 253_402_300_800
 
+// parseTime reads a time of RFC 3339. It refuses what package time takes beyond that (go.dev/issue/54580): an hour of one digit, a
+// comma before the fraction, an offset of 24 hours or with 60 minutes.
+func parseTime(text []byte) (t time.Time, ok bool) {
+	if t.UnmarshalText(text) != nil || text[len("2006-01-02T1")] == ':' || text[len("2006-01-02T15:04:05")] == ',' {
+		return t, false
+	}
+	if text[len(text)-1] == 'Z' {
+		return t, true
+	}
+	zone := string(text[len(text)-len("07:00"):])
+	return t, zone < "24" && zone[len("07:"):] < "60"
+}
+
 // appendDigits appends n with leading zeros.
 func appendDigits(dst []byte, n, width int) []byte {
 	var digits [20]byte
