@@ -48,7 +48,7 @@ func newBodies(limit int64) *bodies {
 // read returns the decompressed body. The caller puts it back.
 func (b *bodies) read(r *http.Request, c coding) (*buffer, error) {
 	if r.ContentLength > maxBodyBytes {
-		return nil, refusef(tooLarge, "the body has %d bytes, the limit is %d", r.ContentLength, maxBodyBytes)
+		return nil, refusef(tooLarge, "the body has %d bytes, the limit is %d: send smaller batches", r.ContentLength, maxBodyBytes)
 	}
 	buf, err := b.fill(r.Body, r.ContentLength)
 	if err != nil {
@@ -70,7 +70,7 @@ var (
 func refuseRead(err error) error {
 	switch {
 	case errors.Is(err, errTooLong):
-		return refusef(tooLarge, "the body has more than %d bytes, the limit", maxBodyBytes)
+		return refusef(tooLarge, "the body has more than %d bytes, the limit: send smaller batches", maxBodyBytes)
 	case errors.Is(err, errOverloaded):
 		return refuseOverload()
 	case errors.Is(err, os.ErrDeadlineExceeded):

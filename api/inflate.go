@@ -76,7 +76,7 @@ func (in *inflater) open(data []byte, c coding) (io.Reader, error) {
 func refuseInflate(err error, c coding) error {
 	switch {
 	case errors.Is(err, errTooLong):
-		return refusef(tooLarge, "the decompressed body has more than %d bytes, the limit", maxBodyBytes)
+		return refusef(tooLarge, "the decompressed body has more than %d bytes, the limit: send smaller batches", maxBodyBytes)
 	case errors.Is(err, errOverloaded):
 		return refuseOverload()
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):

@@ -80,6 +80,45 @@ func TestNothingIsRedirected(t *testing.T) {
 	}
 }
 
+// TestPrometheusHasBothSlashForms asks a Prometheus that knows one form of a path alone, and looks whether the other is closed to the
+// same roles.
+func TestPrometheusHasBothSlashForms(t *testing.T) {
+	t.Parallel()
+	inner := http.NewServeMux()
+	for _, path := range []string{"query", "write", "label/a%2Fb/values"} {
+		inner.HandleFunc("/prometheus/api/v1/"+path, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL) })
+	}
+	r := newRig(t, func(c *api.Config) { c.Prometheus = inner })
+	if index := r.call("GET", "/", "", "").Body.String(); !strings.Contains(index, "\nGET    /prometheus/api/v1/…  ") {
+		t.Errorf("the index doesn't list it: %s", index)
+	}
+	for _, c := range []struct {
+		method, path, query string
+		roles               map[string]int
+	}{
+		{"GET", "query", "?query=up", map[string]int{"": 401, "user": 403, "producer": 403, "viewer": 200, "admin": 200}},
+		{"POST", "query", "", map[string]int{"": 401, "user": 403, "producer": 403, "viewer": 200, "admin": 200}},
+		{"POST", "write", "", map[string]int{"": 401, "user": 403, "producer": 200, "viewer": 403, "admin": 200}},
+		{"POST", "%77rite", "", map[string]int{"viewer": 403}},
+		{"POST", "/write", "", map[string]int{"viewer": 404, "admin": 404}},
+		{"POST", "x/../write", "", map[string]int{"viewer": 404, "admin": 404}},
+		{"GET", "label/a%2Fb/values", "", map[string]int{"viewer": 200}},
+		{"GET", "", "", map[string]int{"viewer": 404}},
+	} {
+		for role, want := range c.roles {
+			for _, path := range []string{c.path, c.path + "/"} {
+				rec := r.call(c.method, "/prometheus/api/v1/"+path+c.query, role, "")
+				if rec.Code != want {
+					t.Errorf("%s %s as %q: status %d, want %d", c.method, path, role, rec.Code, want)
+				}
+				if rec.Code == 200 && !strings.HasSuffix(rec.Body.String(), c.query) {
+					t.Errorf("%s %s: Prometheus got %s", c.method, path, rec.Body)
+				}
+			}
+		}
+	}
+}
+
 // TestBodyLimitIsExact posts bodies of the limit and of one byte more, in every way of sending them.
 func TestBodyLimitIsExact(t *testing.T) {
 	t.Parallel()

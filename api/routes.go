@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 
@@ -88,17 +89,35 @@ func (a *API) router() (http.Handler, error) {
 	return router, nil
 }
 
+const prometheusPath = "/prometheus/api/v1"
+
 // mountPrometheus hands everything under /prometheus/ to the embedded Prometheus, which has its own routes and answers.
 func (a *API) mountPrometheus(router *mux.Router) {
+	write := a.endpoint(route{name: "remote-write", roles: writerRoles, serve: a.servePrometheus})
+	router.Handle(prometheusPath+"/write", write)
+	router.Handle(prometheusPath+"/write/", write) // the route below would let others write
+	router.PathPrefix("/prometheus/").Handler(a.endpoint(route{name: "prometheus", roles: scraperRoles, serve: a.servePrometheus}))
+}
+
+// servePrometheus passes a request on in the one form of its path that the routes of Prometheus know. They would answer any other
+// with a redirect.
+func (a *API) servePrometheus(w http.ResponseWriter, r *http.Request, _ *Token) error {
 	if a.cfg.Prometheus == nil {
-		return
+		return refuse(prometheusOff, "the embedded Prometheus is off, since --prometheus.enabled=false: start usaged without that, or ask a "+
+			"Prometheus that scrapes it")
 	}
-	serve := func(w http.ResponseWriter, r *http.Request, _ *Token) error {
-		a.cfg.Prometheus.ServeHTTP(w, r)
-		return nil
+	p, slash := strings.CutSuffix(r.URL.Path, "/")
+	if p == prometheusPath || path.Clean(p) != p {
+		return refuse(notFound, nothingHere)
 	}
-	router.Handle("/prometheus/api/v1/write", a.endpoint(route{name: "remote-write", roles: writerRoles, serve: serve}))
-	router.PathPrefix("/prometheus/").Handler(a.endpoint(route{name: "prometheus", roles: scraperRoles, serve: serve}))
+	if slash && p != "/prometheus" {
+		address, inner := *r.URL, *r
+		address.Path, address.RawPath = p, strings.TrimSuffix(address.RawPath, "/")
+		inner.URL = &address
+		r = &inner
+	}
+	a.cfg.Prometheus.ServeHTTP(w, r)
+	return nil
 }
 
 // pathHandler chooses among the methods of one path.
@@ -127,6 +146,8 @@ func (p *pathHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.refused.ServeHTTP(w, r)
 }
 
+const nothingHere = "nothing is at this path: GET / lists what there is"
+
 // refuser is a handler that answers everything with one problem.
 func (a *API) refuser(c class) http.Handler {
 	return a.endpoint(route{
@@ -135,7 +156,7 @@ func (a *API) refuser(c class) http.Handler {
 			if c == methodNotAllowed {
 				return refuse(c, "this path takes "+w.Header().Get("Allow"))
 			}
-			return refuse(c, "nothing is at this path: GET / lists what there is")
+			return refuse(c, nothingHere)
 		},
 	})
 }

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -69,7 +70,13 @@ func (a *API) getOpenAPI(w http.ResponseWriter, r *http.Request, _ *Token) error
 func (a *API) getIndex(w http.ResponseWriter, _ *http.Request, _ *Token) error {
 	var page strings.Builder
 	page.WriteString("usaged counts what people and services do with your platform.\n\n")
-	for _, rt := range a.all {
+	list := a.all
+	if a.cfg.Prometheus != nil {
+		list = append(slices.Clone(list), route{
+			method: http.MethodGet, path: prometheusPath + "/…", roles: scraperRoles, summary: "the HTTP API of Prometheus",
+		})
+	}
+	for _, rt := range list {
 		roles := "everybody"
 		if rt.roles != 0 {
 			roles = rt.roles.String()

@@ -173,6 +173,7 @@ func getExchanges() []exchange {
 		get("refuses parameters of the ledger", "/api/v1/usage/ledger?a~b/c=1", 422),
 		get("names the meters that exist", "/api/v1/usage/nonsense", 404),
 		get("finds nothing", "/api/v2/usage", 404),
+		get("has no Prometheus to ask", "/prometheus/api/v1/query?query=up", 404),
 		get("finds nothing at a doubled slash", "//api/v1/usage/summary", 404),
 		get("refuses a cursor that is none", events+"?after=AZOhsgAAcACAAAAAAAAAAQ.01.000000&since=yesterday&limit=0&follow=yes", 422),
 		get("refuses a cursor of another replica", events+"?after=AZOhsgAAcACAAAAAAAAAAQ.1.000000", 409),

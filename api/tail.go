@@ -27,9 +27,9 @@ type Tailer interface {
 const (
 	// maxTails bounds the tails that are open at one time. Each holds some 500 kB of buffers and an open segment.
 	maxTails = 64
-	// defaultTailLimit and maxTailLimit are numbers of events in an answer. One that follows has no default.
-	defaultTailLimit = 1_000
-	maxTailLimit     = 1_000_000
+	// maxTailLimit is the largest limit that can be asked for. An answer without one ends with what the journal held when it began: to
+	// cut it short would look like the end.
+	maxTailLimit = 1_000_000
 	// tailChunkBytes is how much is encoded before it is written.
 	tailChunkBytes = 128 << 10
 	// tailInterval is the least time between two looks at the journal by a stream that has caught up, so that each costs a
@@ -105,11 +105,7 @@ func (a *API) parseTail(r *http.Request) (*tailQuery, error) {
 	q.user = p.text("user_id", event.MaxUserIDBytes)
 	q.follow = p.choice("follow", "true", "false") == "true"
 	q.progress = p.choice("progress", "true", "false") == "true"
-	absent := defaultTailLimit
-	if q.follow {
-		absent = 0
-	}
-	q.limit = p.number("limit", maxTailLimit, absent)
+	q.limit = p.number("limit", maxTailLimit, 0)
 	return q, p.err()
 }
 
@@ -119,7 +115,8 @@ func (q *queryParams) since(now time.Time) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
+	// The + of an offset that was not escaped comes as a blank.
+	if t, err := time.Parse(time.RFC3339, strings.ReplaceAll(text, " ", "+")); err == nil {
 		return t
 	}
 	days, ofDays := strings.CutSuffix(text, "d")

@@ -188,6 +188,19 @@ func TestTailShowsEveryColumn(t *testing.T) {
 	}
 }
 
+// TestTailIsWhole holds that an answer without a limit is not cut short.
+func TestTailIsWhole(t *testing.T) {
+	t.Parallel()
+	r := newTailRig(t)
+	const n = 3 * 5000
+	for i := range 3 {
+		r.post("a", "ann", 5000*i, 5000)
+	}
+	if got, _ := r.open("").numbers(-1); !cmp.Equal(got, numbered(0, n)) {
+		t.Errorf("%d events, want %d in order", len(got), n)
+	}
+}
+
 // TestTailResumesBehindEveryEvent resumes with the cursor of each event, in the middle of records and at their ends.
 func TestTailResumesBehindEveryEvent(t *testing.T) {
 	t.Parallel()
@@ -218,6 +231,7 @@ func TestTailFilters(t *testing.T) {
 		"event_type=c":                      nil,
 		"limit=2":                           {"0", "1"},
 		"since=2026-11-23T13:00:00%2B01:00": numbered(0, 9),
+		"since=2026-11-23T13:00:00+01:00":   numbered(0, 9), // a + that was not escaped
 		"since=0s":                          numbered(0, 9), // the clock stands still
 	} {
 		if got, _ := r.open(query).numbers(-1); !cmp.Equal(got, want) {
