@@ -3,6 +3,10 @@ package main
 import (
 	"encoding/json"
 	"flag"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +38,13 @@ func TestSend(t *testing.T) {
 		{name: "it passes on what the daemon says", args: []string{"--type=a", "--created-at=yesterday"}, code: exitFailure, stderr: "event 1/created_at: "},
 		{name: "it sends numbers as they are", stdin: `{"event_type":"a","metadata":{"n":1}}`, args: []string{"-"}, code: exitFailure,
 			stderr: "event 1/metadata/n: "},
+		{name: "it doesn't leave out an empty user", args: []string{"--type=a", "--user="}, code: exitFailure, stderr: "event 1/user_id: "},
+		{name: "it sends no other type than it was told", args: []string{"--type="}, code: exitFailure, stderr: "event 1/event_type: "},
+		{name: "it doesn't choose among two values", args: []string{"--type=a", "--meta=k=1", "--meta=k=2"}, code: exitUsage,
+			stderr: `--meta: the key "k" is given twice`},
+		{name: "it wants a value", args: []string{"--type=a", "--meta=k:v"}, code: exitUsage, stderr: `--meta: "k:v" is not KEY=VALUE`},
+		{name: "it names the flag of a wrong value", args: []string{"--type=a", "--meta=k=1", "--retry-for=soon"}, code: exitUsage,
+			stderr: "--retry-for: time: invalid duration"},
 		{name: "it takes no files", args: []string{"events.json"}, code: exitUsage, stderr: "import"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -50,6 +61,50 @@ func TestSend(t *testing.T) {
 				t.Errorf("accepted %d, want %d", n, tc.events)
 			}
 		})
+	}
+}
+
+func TestSendSplitsMetadataAtTheFirstEqualsSign(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	if code := tl.run(t, "send", "--type=a", "--meta=question=is a=b: or not", "--meta=db:host=x", "--meta=empty="); code != exitOK {
+		t.Fatalf("exit %d: %s", code, &tl.stderr)
+	}
+	want := map[string]string{"question": "is a=b: or not", "db:host": "x", "empty": ""}
+	if got := d.events()[0].Metadata; !maps.Equal(got, want) {
+		t.Errorf("metadata %q, want %q", got, want)
+	}
+}
+
+func TestNumbersOfFlagsAreNumbers(t *testing.T) {
+	t.Parallel()
+	for flag, says := range map[string]string{
+		"--days=week": `--days: "week" is not a number of days;`, "--days=0": `--days: "0" is not a number of days;`, "--top=all": `--top: "all" is not a number;`,
+	} {
+		tl := &tool{}
+		if code := tl.run(t, "summary", flag); code != exitUsage || !strings.Contains(tl.stderr.String(), says) {
+			t.Errorf("%s: exit %d, %s", flag, code, &tl.stderr)
+		}
+	}
+}
+
+// TestDaysAreTheDaemonsToChoose asks a daemon that keeps fewer days than our default, as a script that names none does.
+func TestDaysAreTheDaemonsToChoose(t *testing.T) {
+	t.Parallel()
+	d := newFakeDaemon(t)
+	d.retention = 5
+	tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+	for _, command := range []string{"summary", "users"} {
+		for days, want := range map[string]int{"": exitOK, "--days=5": exitOK, "--days=6": exitFailure} {
+			args := []string{command}
+			if days != "" {
+				args = append(args, days)
+			}
+			if code := tl.run(t, args...); code != want {
+				t.Errorf("%q: exit %d, want %d: %s", args, code, want, &tl.stderr)
+			}
+		}
 	}
 }
 
@@ -144,6 +199,7 @@ func TestReads(t *testing.T) {
 		{"top.json", []string{"top", "-o", "json"}},
 		{"top_meter.txt", []string{"top", "--meter=users", "--days=30"}},
 		{"ledger.txt", []string{"ledger"}},
+		{"ledger.json", []string{"ledger", "--output=json"}},
 	} {
 		if code := tl.run(t, tc.args...); code != exitOK {
 			t.Errorf("%v: exit %d, want 0", tc.args, code)
@@ -259,6 +315,16 @@ func TestBenchSummary(t *testing.T) {
 	}
 }
 
+// untrusted is a server with a certificate of an authority that nobody knows.
+func untrusted(t *testing.T) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(t.Output(), "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
 func TestConnection(t *testing.T) {
 	t.Parallel()
 	d := newFakeDaemon(t)
@@ -266,6 +332,7 @@ func TestConnection(t *testing.T) {
 	bare := t.TempDir()
 	token := writeFile(t, filepath.Join(bare, "my.token"), fakeAdmin+"\n")
 	twoLines := writeFile(t, filepath.Join(bare, "two.token"), "a\nb\n")
+	unknown := untrusted(t)
 	for _, tc := range []struct {
 		name string
 		env  map[string]string
@@ -284,6 +351,8 @@ func TestConnection(t *testing.T) {
 		{"it wants one line in a token file", nil, []string{"--url", d.URL, "--token-file", twoLines}, exitFailure, "one line"},
 		{"it says how to start a daemon", nil, []string{"--url", "http://127.0.0.1:1"}, exitFailure,
 			"no daemon answers at http://127.0.0.1:1 (--url): dial tcp 127.0.0.1:1: connect: connection refused; start it with `make run` or name another with --url"},
+		{"it says how to trust a daemon", nil, []string{"--url", unknown.URL}, exitFailure, "the certificate of " + unknown.URL +
+			" (--url) is not trusted: x509: certificate signed by unknown authority; name the file of its authority's certificate in SSL_CERT_FILE"},
 		{"it refuses a password in the address", nil, []string{"--url", "http://u:hunter2@x"}, exitFailure, "must have no user"},
 		{"it refuses what is no address", nil, []string{"--url", "localhost:8080"}, exitFailure, "--url: the server's URL must look like"},
 		{"it knows something else by its answers", nil, []string{"--url", d.URL + "/other", "--token-file", token}, exitFailure, "may not be usaged"},

@@ -99,6 +99,9 @@ func wantFindings(t testing.TB, d *diagnosis, want ...string) {
 		if f.Do == "" {
 			t.Errorf("%s %s: no advice", f.Level, f.Check)
 		}
+		if f.Check == "redis latency" && f.Level == levelWarn {
+			continue // the machine of the test may be busy
+		}
 		if len(want) == 0 {
 			t.Errorf("unexpected: %s %s: %s", f.Level, f.Check, f.Found)
 			continue
@@ -373,6 +376,10 @@ func TestDoctorOfDaemon(t *testing.T) {
 	writeFile(t, filepath.Join(dir, urlFile), "http://127.0.0.1:1\n")
 	found, _ = examine(t, &tool{}, "--data.dir="+dir)
 	wantFindings(t, found, "fail daemon: nobody answers at http://127.0.0.1:1: dial")
+	unknown := untrusted(t)
+	writeFile(t, filepath.Join(dir, urlFile), unknown.URL+"\n")
+	found, _ = examine(t, &tool{}, "--data.dir="+dir)
+	wantFindings(t, found, "fail daemon: the certificate of "+unknown.URL+" ")
 }
 
 func TestWrap(t *testing.T) {

@@ -58,6 +58,10 @@ func ask(ctx context.Context, api *client.Client, path string) ([]byte, error) {
 // absent says what it means that nobody answers: it depends on why a daemon was expected.
 func (d *daemonDoctor) absent(err error) {
 	const check = "daemon"
+	if found, ok := d.session.distrusted(err); ok {
+		d.fail(check, found, howToTrust)
+		return
+	}
 	found := fmt.Sprintf("nobody answers at %s: %v", d.session.url, err)
 	if e, ok := errors.AsType[*client.Unreachable](err); ok {
 		found = fmt.Sprintf("nobody answers at %s: %v", d.session.url, e.Err)

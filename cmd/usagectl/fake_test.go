@@ -96,6 +96,10 @@ func (d *fakeDaemon) admin(h func() any) http.HandlerFunc {
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		if days, _ := strconv.Atoi(r.URL.Query().Get("days")); days > d.retention {
+			refuseWith(w, http.StatusUnprocessableEntity, "invalid_query", "the query has faults", nil)
+			return
+		}
 		w.Header().Set("ETag", `W/"1"`)
 		if r.Header.Get("If-None-Match") != "" {
 			w.WriteHeader(http.StatusNotModified)

@@ -33,7 +33,7 @@ func showLedger(ctx context.Context, s *session) error {
 		return fmt.Errorf("read the ledger: %w", err)
 	}
 	if s.json() {
-		_, err = fmt.Fprintf(s.stdout, "%s\n", answer.Body)
+		_, err = s.stdout.Write(answer.Body)
 	} else {
 		err = printLedger(s, &ledger)
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -119,10 +120,35 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 	name, err := app.Parse(args)
 	if err == nil {
 		err = s.check(name)
+	} else {
+		err = nameFlag(app, args, err)
 	}
 	if err != nil {
 		fmt.Fprintf(s.stderr, "usagectl: %v; try `usagectl --help`\n", err)
 		return "", nil, exitUsage
 	}
 	return name, commands, -1
+}
+
+// nameFlag adds to an error of the flag parser which flag it is about, which the parser leaves out where a value is wrong.
+func nameFlag(app *kingpin.Application, args []string, err error) error {
+	parsed, parseErr := app.ParseContext(args)
+	if parseErr != nil {
+		return err
+	}
+	for _, e := range parsed.Elements {
+		clause, ok := e.Clause.(*kingpin.FlagClause)
+		if !ok || e.Value == nil {
+			continue
+		}
+		flag := clause.Model()
+		if again := flag.Value.Set(*e.Value); again == nil || again.Error() != err.Error() {
+			continue
+		}
+		if _, ok := errors.AsType[*strconv.NumError](err); ok {
+			return fmt.Errorf("--%s: %q is not a number", flag.Name, *e.Value)
+		}
+		return fmt.Errorf("--%s: %w", flag.Name, err)
+	}
+	return err
 }

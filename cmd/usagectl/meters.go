@@ -56,7 +56,7 @@ func addMeters(app *kingpin.Application, s *session, commands map[string]command
 }
 
 func (c *meterCommand) addFlags(cmd *kingpin.CmdClause, references bool) {
-	cmd.Flag("days", "Today (UTC) and the days before it.").Default("7").IntVar(&c.query.Days)
+	addDays(cmd, &c.query)
 	cmd.Flag("top", "The largest; 0 is all of them.").Short('n').Default("10").IntVar(&c.query.Top)
 	if references {
 		cmd.Flag("by", "user or reference (question, dashboard, model …); otherwise the one that the meter prefers.").
@@ -65,7 +65,7 @@ func (c *meterCommand) addFlags(cmd *kingpin.CmdClause, references bool) {
 }
 
 func (c *meterCommand) run(ctx context.Context, s *session) error {
-	if err := checkWindow(c.query); err != nil {
+	if err := checkTop(c.query); err != nil {
 		return err
 	}
 	api, err := s.client(reading)
@@ -110,7 +110,7 @@ func (c *meterCommand) print(s *session, totals client.Totals) error {
 	if cmp.Or(c.query.By, c.by) == "reference" {
 		key = c.reference
 	}
-	fmt.Fprintf(s.stdout, "%s, %s\n", printable(c.name), days(c.query.Days))
+	fmt.Fprintf(s.stdout, "%s, %s\n", printable(c.name), days(cmp.Or(c.query.Days, defaultDays)))
 	if len(totals) == 0 {
 		_, err := fmt.Fprintln(s.stdout, "nothing was counted")
 		return err

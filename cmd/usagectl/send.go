@@ -21,31 +21,59 @@ const maxSendBytes = 8 << 20
 
 // sendCommand sends a few events as one batch: all of them are accepted, or none.
 type sendCommand struct {
-	stdin     string
-	eventType string
-	user      string
-	id        string
-	source    string
-	createdAt string
-	metadata  map[string]string
-	patience  time.Duration
-	wait      bool
+	stdin    string
+	event    map[string]any // what the flags describe, by the names of the fields
+	metadata metadataFlag
+	patience time.Duration
+	wait     bool
 }
 
 func addSend(app *kingpin.Application, _ *session, commands map[string]command) {
-	c := &sendCommand{metadata: map[string]string{}}
+	c := &sendCommand{event: map[string]any{}, metadata: metadataFlag{}}
 	cmd := app.Command("send", "Send one event that the flags describe, or with - the events on standard input as one batch: JSON (an event "+
 		"or an array) or NDJSON. All are accepted, or none. For files use import.")
 	cmd.Arg("-", "Read events from standard input.").StringVar(&c.stdin)
-	cmd.Flag("type", "event_type, such as sql_execution.").HintOptions(kindNames()...).StringVar(&c.eventType)
-	cmd.Flag("user", "user_id; otherwise the daemon takes the token's.").StringVar(&c.user)
-	cmd.Flag("id", "id; otherwise one is made.").StringVar(&c.id)
-	cmd.Flag("source", "source.").StringVar(&c.source)
-	cmd.Flag("created-at", "created_at, RFC 3339; otherwise the daemon's time.").PlaceHolder("TIME").StringVar(&c.createdAt)
-	cmd.Flag("meta", "A metadata key with its value; may be repeated.").PlaceHolder("KEY=VALUE").StringMapVar(&c.metadata)
+	cmd.Flag("type", "event_type, such as sql_execution.").HintOptions(kindNames()...).SetValue(fieldFlag{c.event, "event_type"})
+	cmd.Flag("user", "user_id; otherwise the daemon takes the token's.").SetValue(fieldFlag{c.event, "user_id"})
+	cmd.Flag("id", "id; otherwise one is made.").SetValue(fieldFlag{c.event, "id"})
+	cmd.Flag("source", "source.").SetValue(fieldFlag{c.event, "source"})
+	cmd.Flag("created-at", "created_at, RFC 3339; otherwise the daemon's time.").PlaceHolder("TIME").SetValue(fieldFlag{c.event, "created_at"})
+	cmd.Flag("meta", "A metadata key with its value; may be repeated.").PlaceHolder("KEY=VALUE").SetValue(c.metadata)
 	cmd.Flag("retry-for", "How long to try again while the daemon is overloaded or restarting.").Default("10s").DurationVar(&c.patience)
 	cmd.Flag("wait", "Wait until the events are counted, so that the next read shows them.").BoolVar(&c.wait)
 	commands[cmd.FullCommand()] = c.run
+}
+
+// fieldFlag is a flag for a field of the event. An empty value is sent too, and refused: in a script it is a variable that was never
+// set, and without the field the event would be another one.
+type fieldFlag struct {
+	event map[string]any
+	name  string
+}
+
+func (f fieldFlag) String() string { return "" }
+
+func (f fieldFlag) Set(text string) error {
+	f.event[f.name] = text
+	return nil
+}
+
+// metadataFlag collects keys and values. The parser's own map would split at colons too, and let one value go for another.
+type metadataFlag map[string]any
+
+func (m metadataFlag) String() string     { return "" }
+func (m metadataFlag) IsCumulative() bool { return true }
+
+func (m metadataFlag) Set(text string) error {
+	key, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return fmt.Errorf("%q is not KEY=VALUE", text)
+	}
+	if _, twice := m[key]; twice {
+		return fmt.Errorf("the key %q is given twice", key)
+	}
+	m[key] = value
+	return nil
 }
 
 func (c *sendCommand) run(ctx context.Context, s *session) error {
@@ -90,7 +118,7 @@ func (c *sendCommand) run(ctx context.Context, s *session) error {
 // events are those to be sent, by the names of their fields. Whether they are valid is the daemon's to say: it names
 // every fault.
 func (c *sendCommand) events(s *session) ([]map[string]any, error) {
-	described := c.eventType != "" || c.user != "" || c.id != "" || c.source != "" || c.createdAt != "" || len(c.metadata) > 0
+	described := len(c.event) > 0 || len(c.metadata) > 0
 	switch {
 	case c.stdin != "" && c.stdin != stdinArgument:
 		return nil, usagef("send takes flags, or - for events on standard input; for files use import")
@@ -102,23 +130,13 @@ func (c *sendCommand) events(s *session) ([]map[string]any, error) {
 			return nil, fmt.Errorf("standard input: %w", err)
 		}
 		return events, nil
-	case c.eventType == "":
+	case c.event["event_type"] == nil:
 		return nil, usagef("send needs --type, or - for events on standard input")
 	}
-	e := map[string]any{"event_type": c.eventType}
-	for name, value := range map[string]string{"id": c.id, "user_id": c.user, "source": c.source, "created_at": c.createdAt} {
-		if value != "" {
-			e[name] = value
-		}
-	}
 	if len(c.metadata) > 0 {
-		metadata := map[string]any{}
-		for key, value := range c.metadata {
-			metadata[key] = value
-		}
-		e["metadata"] = metadata
+		c.event["metadata"] = map[string]any(c.metadata)
 	}
-	return []map[string]any{e}, nil
+	return []map[string]any{c.event}, nil
 }
 
 // readEvents reads an event, an array of them, or one a line.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -46,7 +48,7 @@ type session struct {
 
 // addFlags defines the global flags. The environment gives their defaults.
 func (s *session) addFlags(app *kingpin.Application) {
-	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL). Repeatable for tail and meters rebuild.").
+	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL). Repeatable for tail, meters rebuild and backfill --openmetrics.").
 		PlaceHolder("URL").Default(strings.Fields(s.getenv("USAGE_URL"))...).StringsVar(&s.flagURLs)
 	app.Flag("token-file", "File that holds the bearer token; by default $USAGE_TOKEN, $USAGE_TOKEN_FILE, or the token that the daemon "+
 		"wrote into the data directory.").PlaceHolder("FILE").StringVar(&s.tokenFile)
@@ -68,7 +70,7 @@ func (s *session) env(name, fallback string) string {
 var inCSV = []string{"summary", "queries", "dashboards", "tokens", "users", "meters show"}
 
 // ofReplicas are the commands that ask each replica.
-var ofReplicas = []string{"tail", "meters rebuild"}
+var ofReplicas = []string{"tail", "meters rebuild", "backfill"}
 
 // check looks at the global flags.
 func (s *session) check(command string) error {
@@ -76,7 +78,7 @@ func (s *session) check(command string) error {
 		return errors.New("--data.dir must not be empty")
 	}
 	if len(s.flagURLs) > 1 && !slices.Contains(ofReplicas, command) {
-		return fmt.Errorf("--url is given more than once: only %s ask several daemons", strings.Join(ofReplicas, " and "))
+		return fmt.Errorf("--url is given more than once: only %s ask several daemons", strings.Join(ofReplicas, ", "))
 	}
 	if s.csv() && !slices.Contains(inCSV, command) {
 		return fmt.Errorf("--output=csv goes with %s", strings.Join(inCSV, ", "))
@@ -121,6 +123,25 @@ func retrying(patience time.Duration) func(*client.Config) {
 		cfg.RetryFor = patience
 		if patience <= 0 {
 			cfg.RetryFor = -1
+		}
+	}
+}
+
+// replicas has a session for each daemon that is named, or one for that which is found by itself.
+func (s *session) replicas() iter.Seq[*session] {
+	urls := s.flagURLs
+	if len(urls) == 0 {
+		urls = []string{""}
+	}
+	return func(yield func(*session) bool) {
+		for _, url := range urls {
+			one := *s
+			one.flagURLs = []string{url}
+			more := yield(&one)
+			s.url, s.urlSource, s.tokenSource = one.url, one.urlSource, one.tokenSource // for the texts of errors
+			if !more {
+				return
+			}
 		}
 	}
 }
@@ -218,8 +239,7 @@ func (s *session) reach(ctx context.Context) error {
 // explain is an error's text with what to do about it.
 func (s *session) explain(err error) string {
 	if absent, ok := errors.AsType[*client.Unreachable](err); ok {
-		return strings.Replace(err.Error(), absent.Error(), fmt.Sprintf(
-			"no daemon answers at %s (%s): %v; start it with `make run` or name another with --url", s.url, s.urlSource, absent.Err), 1)
+		return strings.Replace(err.Error(), absent.Error(), s.explainSilence(absent.Err), 1)
 	}
 	problem, ok := errors.AsType[*client.Problem](err)
 	if !ok {
@@ -240,6 +260,25 @@ func (s *session) explain(err error) string {
 	}
 	return strings.Replace(err.Error(), problem.Error(), fmt.Sprintf("%s (%v)", hint, problem), 1)
 }
+
+// explainSilence says why no answer came, and what to do about it.
+func (s *session) explainSilence(err error) string {
+	if found, ok := s.distrusted(err); ok {
+		return found + "; " + howToTrust
+	}
+	return fmt.Sprintf("no daemon answers at %s (%s): %v; start it with `make run` or name another with --url", s.url, s.urlSource, err)
+}
+
+// distrusted says that there is somebody, with a certificate that nothing here vouches for.
+func (s *session) distrusted(err error) (found string, ok bool) {
+	cause, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if !ok {
+		return "", false
+	}
+	return fmt.Sprintf("the certificate of %s (%s) is not trusted: %v", s.url, s.urlSource, cause.Err), true
+}
+
+const howToTrust = "name the file of its authority's certificate in SSL_CERT_FILE, or name the daemon with --url as its certificate does"
 
 // isTerminal says whether a person watches w.
 func isTerminal(w io.Writer) bool {

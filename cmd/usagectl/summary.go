@@ -22,22 +22,44 @@ type summaryCommand struct {
 func addSummary(app *kingpin.Application, _ *session, commands map[string]command) {
 	c := &summaryCommand{}
 	cmd := app.Command("summary", "Show how many events of each type each user sent.")
-	cmd.Flag("days", "Today (UTC) and the days before it.").Default("7").IntVar(&c.query.Days)
+	addDays(cmd, &c.query)
 	cmd.Flag("type", "Only this event type.").HintOptions(kindNames()...).StringVar(&c.query.EventType)
 	cmd.Flag("user", "Only this user.").StringVar(&c.query.UserID)
 	cmd.Flag("top", "The busiest users of each type; 0 is all of them.").Default("10").IntVar(&c.query.Top)
 	commands[cmd.FullCommand()] = c.run
 }
 
-func checkWindow(q client.Query) error {
-	if q.Days < 1 || q.Top < 0 {
-		return usagef("--days must be positive, --top must not be negative")
+// defaultDays is the window of the daemon where it is asked for none.
+const defaultDays = 7
+
+// addDays adds --days. Where it is not given the daemon chooses, which may keep fewer days.
+func addDays(cmd *kingpin.CmdClause, q *client.Query) {
+	cmd.Flag("days", "Today (UTC) and the days before it; by default 7, or as many as the daemon keeps.").SetValue((*daysFlag)(&q.Days))
+}
+
+// daysFlag is a number of days; 0 where it is not given.
+type daysFlag int
+
+func (d *daysFlag) String() string { return "" }
+
+func (d *daysFlag) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is not a number of days", text)
+	}
+	*d = daysFlag(n)
+	return nil
+}
+
+func checkTop(q client.Query) error {
+	if q.Top < 0 {
+		return usagef("--top must not be negative")
 	}
 	return nil
 }
 
 func (c *summaryCommand) run(ctx context.Context, s *session) error {
-	if err := checkWindow(c.query); err != nil {
+	if err := checkTop(c.query); err != nil {
 		return err
 	}
 	api, err := s.client(reading)
