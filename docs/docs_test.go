@@ -421,6 +421,23 @@ func TestMakeTargets(t *testing.T) {
 	}
 }
 
+// TestFoldersExist looks up the folders that the pages list.
+func TestFoldersExist(t *testing.T) {
+	t.Parallel()
+	folder := regexp.MustCompile(`(?m)(?:^|  )([a-z]+(?:/[a-z]+)*)/ `)
+	for page, heading := range map[string]string{readme: "Folders", "contributor.md": "Layout"} {
+		found := folder.FindAllStringSubmatch(section(t, page, heading), -1)
+		if len(found) < 10 {
+			t.Errorf("%s lists %d folders under %q", page, len(found), heading)
+		}
+		for _, m := range found {
+			if info, err := os.Stat(filepath.Join("..", m[1])); err != nil || !info.IsDir() {
+				t.Errorf("%s lists %s/, which is no folder", page, m[1])
+			}
+		}
+	}
+}
+
 // TestExamples runs the console blocks of each page in order, beside a daemon of its own, and compares what they print.
 func TestExamples(t *testing.T) {
 	t.Parallel()
