@@ -1,12 +1,10 @@
 package api
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/yamlfile"
 )
 
 // Role is what the holder of a token may do.
@@ -102,7 +101,7 @@ func (t *Tokens) lookup(plain string) *Token {
 	return (*t.byHash.Load())[sha256.Sum256([]byte(plain))]
 }
 
-// tokenParser reads a tokens file. It stops at the first fault.
+// tokenParser reads a tokens file. It tells the first fault of each entry.
 type tokenParser struct {
 	path   string
 	names  map[string]int // → number of the entry
@@ -123,17 +122,14 @@ func (p *tokenParser) errorf(line int, format string, args ...any) error {
 }
 
 func (p *tokenParser) parse(data []byte) error {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc, second yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+	file := yamlfile.Parse(p.path, data)
+	if err := file.Err(); err != nil {
+		return err
+	}
+	list := file.Root
+	if list == nil {
 		return fmt.Errorf("%s: holds no tokens", p.path)
-	} else if err != nil {
-		return fmt.Errorf("%s: %w", p.path, err)
 	}
-	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: holds more than one YAML document", p.path)
-	}
-	list := doc.Content[0]
 	p.list = list
 	if list.Kind != yaml.SequenceNode {
 		return p.errorf(list.Line, "must be a list of tokens, each with the keys %s", strings.Join(tokenKeys, ", "))
@@ -141,12 +137,11 @@ func (p *tokenParser) parse(data []byte) error {
 	if len(list.Content) == 0 {
 		return p.errorf(list.Line, "holds no tokens")
 	}
+	var errs []error
 	for i, node := range list.Content {
-		if err := p.entry(i+1, node); err != nil {
-			return err
-		}
+		errs = append(errs, p.entry(i+1, node))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 var tokenKeys = []string{"name", "role", "sha256", "user_id"}

@@ -1,10 +1,7 @@
 package quiet
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -14,6 +11,8 @@ import (
 	_ "time/tzdata" // time zones have names on machines without them, too
 
 	"go.yaml.in/yaml/v3"
+
+	"usaged/aggregator/yamlfile"
 )
 
 // file is the form of a calendar:
@@ -88,111 +87,82 @@ func load(path string) ([]planned, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--quiet.file: %w", err)
 	}
-	c := &calendar{path: path}
-	list := c.parse(data)
-	if err := errors.Join(c.faults...); err != nil {
+	c := calendar{yamlfile.Parse(path, data)}
+	list := c.parse()
+	if err := c.Err(); err != nil {
 		return nil, err
 	}
 	return list, nil
 }
 
-// calendar is a file being read.
-type calendar struct {
-	path   string
-	faults []error
-}
+// calendar is a file that is being read.
+type calendar struct{ *yamlfile.File }
 
-func (c *calendar) fault(line int, format string, args ...any) {
-	c.faults = append(c.faults, fmt.Errorf("%s:%d: %s", c.path, line, fmt.Sprintf(format, args...)))
-}
-
-func (c *calendar) parse(data []byte) (list []planned) {
+func (c calendar) parse() (list []planned) {
 	var f file
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
-		c.addYAML(err)
+	c.Decode(&f)
+	if c.Err() != nil { // what could be read may not be where it stands in the file
 		return nil
 	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		c.fault(1, "the file has more than one document: leave out the lines `---`")
-	}
-	var doc yaml.Node
-	_ = yaml.Unmarshal(data, &doc) // it was read before
-	zone := c.zone(f.TimeZone, line(&doc, "time_zone"))
+	zone := c.zone(f.TimeZone, yamlfile.Line(c.Root, "time_zone"))
 	if n := len(f.Once) + len(f.Weekly); n > MaxEntries {
-		c.fault(1, "there are %d quiet times: at most %d can be planned", n, MaxEntries)
+		c.Fault(1, "there are %d quiet times: at most %d can be planned", n, MaxEntries)
 	}
 	for i, e := range f.Once {
-		list = append(list, c.once(&e, zone, element(&doc, "once", i)))
+		list = append(list, c.once(&e, zone, yamlfile.Lookup(c.Root, "once").Content[i]))
 	}
 	for i, e := range f.Weekly {
-		list = append(list, c.weekly(&e, zone, element(&doc, "weekly", i)))
+		list = append(list, c.weekly(&e, zone, yamlfile.Lookup(c.Root, "weekly").Content[i]))
 	}
 	return list
 }
 
-var atLine = regexp.MustCompile(`line (\d+): (.*)`)
-
-// addYAML adds what the YAML decoder says.
-func (c *calendar) addYAML(err error) {
-	unknown := regexp.MustCompile(`field (\S+) not found in type \S+`)
-	for text := range strings.Lines(err.Error()) {
-		if m := atLine.FindStringSubmatch(text); m != nil {
-			n, _ := strconv.Atoi(m[1]) // digits
-			c.fault(n, "%s", unknown.ReplaceAllString(m[2], "the field $1 is not known"))
-		}
-	}
-	if len(c.faults) == 0 {
-		c.fault(1, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-}
-
 // common reads what both kinds have.
-func (c *calendar) common(e *fileOnce, zone *time.Location, node *yaml.Node) planned {
+func (c calendar) common(e *fileOnce, zone *time.Location, node *yaml.Node) planned {
 	p := planned{zone: zone}
 	p.Line, p.Reason = node.Line, e.Reason
 	p.Types = slices.Compact(slices.Sorted(slices.Values(e.EventTypes)))
 	if e.TimeZone != "" {
-		p.zone = c.zone(e.TimeZone, line(node, "time_zone"))
+		p.zone = c.zone(e.TimeZone, yamlfile.Line(node, "time_zone"))
 	}
 	for _, f := range checkTypes(e.EventTypes) {
-		c.fault(line(node, "event_types"), "event_types: %s", f.Reason)
+		c.Fault(yamlfile.Line(node, "event_types"), "event_types: %s", f.Reason)
 	}
 	for _, f := range checkReason(e.Reason) {
-		c.fault(line(node, "reason"), "reason: %s", f.Reason)
+		c.Fault(yamlfile.Line(node, "reason"), "reason: %s", f.Reason)
 	}
 	return p
 }
 
-func (c *calendar) once(e *fileOnce, zone *time.Location, node *yaml.Node) planned {
+func (c calendar) once(e *fileOnce, zone *time.Location, node *yaml.Node) planned {
 	p := c.common(e, zone, node)
 	p.From, p.Until = c.moment(e.From, "from", p.zone, node), c.moment(e.Until, "until", p.zone, node)
 	if !p.From.IsZero() && !p.Until.IsZero() && !p.Until.After(p.From) {
-		c.fault(line(node, "until"), "until: the end must lie behind the beginning")
+		c.Fault(yamlfile.Line(node, "until"), "until: the end must lie behind the beginning")
 	}
 	return p
 }
 
-func (c *calendar) weekly(e *fileWeekly, zone *time.Location, node *yaml.Node) planned {
+func (c calendar) weekly(e *fileWeekly, zone *time.Location, node *yaml.Node) planned {
 	p := c.common(&e.fileOnce, zone, node)
 	p.Weekly = true
-	if lookup(node, "days") == nil {
+	if len(e.Days) == 0 {
 		p.days = [7]bool{true, true, true, true, true, true, true}
-	} else if len(e.Days) == 0 {
-		c.fault(line(node, "days"), "days: name some, or leave it out for every day")
+		if days := yamlfile.Lookup(node, "days"); days != nil {
+			c.Fault(days.Line, "days: name some, or leave it out for every day")
+		}
 	}
 	for _, name := range e.Days {
 		day := slices.IndexFunc(weekdays, func(d string) bool { return d == name })
 		if day < 0 {
-			c.fault(line(node, "days"), "days: %q is none of %s", name, strings.Join(weekdays, ", "))
+			c.Fault(yamlfile.Line(node, "days"), "days: %q is none of %s", name, strings.Join(weekdays, ", "))
 			continue
 		}
 		p.days[day] = true
 	}
 	p.begin, p.end = c.clock(e.From, "from", node), c.clock(e.Until, "until", node)
 	if p.begin == (clock{24, 0}) {
-		c.fault(line(node, "from"), "from: a day begins at 00:00")
+		c.Fault(yamlfile.Line(node, "from"), "from: a day begins at 00:00")
 	}
 	p.nextMorning = p.end.hour*60+p.end.minute <= p.begin.hour*60+p.begin.minute
 	return p
@@ -204,7 +174,7 @@ var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 // layouts are the forms of a moment beside RFC 3339, in the time zone of the entry. A date alone is its first moment.
 var layouts = []string{"2006-01-02 15:04", "2006-01-02T15:04", time.DateTime, time.DateOnly}
 
-func (c *calendar) moment(text, field string, zone *time.Location, node *yaml.Node) time.Time {
+func (c calendar) moment(text, field string, zone *time.Location, node *yaml.Node) time.Time {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t
 	}
@@ -213,16 +183,16 @@ func (c *calendar) moment(text, field string, zone *time.Location, node *yaml.No
 			return t
 		}
 	}
-	c.fault(line(node, field), "%s: %q is no time, as 2026-12-24 14:00", field, text)
+	c.Fault(yamlfile.Line(node, field), "%s: %q is no time, as 2026-12-24 14:00", field, text)
 	return time.Time{}
 }
 
 var clockForm = regexp.MustCompile(`^([01]?\d|2[0-4]):([0-5]\d)$`)
 
-func (c *calendar) clock(text, field string, node *yaml.Node) clock {
+func (c calendar) clock(text, field string, node *yaml.Node) clock {
 	m := clockForm.FindStringSubmatch(text)
 	if m == nil || strings.HasPrefix(text, "24:") && text != "24:00" {
-		c.fault(line(node, field), "%s: %q is no time of day, as 18:30", field, text)
+		c.Fault(yamlfile.Line(node, field), "%s: %q is no time of day, as 18:30", field, text)
 		return clock{}
 	}
 	hour, _ := strconv.Atoi(m[1]) // digits
@@ -230,44 +200,11 @@ func (c *calendar) clock(text, field string, node *yaml.Node) clock {
 	return clock{hour, minute}
 }
 
-func (c *calendar) zone(name string, line int) *time.Location {
+func (c calendar) zone(name string, line int) *time.Location {
 	zone, err := time.LoadLocation(name) // UTC where it is empty
 	if err != nil || name == "Local" {
-		c.fault(line, "time_zone: %q is not known, name one as Europe/Vienna", name)
+		c.Fault(line, "time_zone: %q is not known, name one as Europe/Vienna", name)
 		return time.UTC
 	}
 	return zone
-}
-
-// element returns an element of a list of the document.
-func element(doc *yaml.Node, list string, i int) *yaml.Node {
-	node := lookup(doc.Content[0], list)
-	if node.Kind == yaml.AliasNode {
-		node = node.Alias
-	}
-	if node = node.Content[i]; node.Kind == yaml.AliasNode {
-		return node.Alias
-	}
-	return node
-}
-
-// line is where a field is, or what should have it.
-func line(node *yaml.Node, field string) int {
-	if node.Kind == yaml.DocumentNode {
-		node = node.Content[0]
-	}
-	if value := lookup(node, field); value != nil {
-		return value.Line
-	}
-	return max(node.Line, 1)
-}
-
-// lookup returns the value of a key, nil where there is none.
-func lookup(node *yaml.Node, key string) *yaml.Node {
-	for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
-		if node.Content[i].Value == key {
-			return node.Content[i+1]
-		}
-	}
-	return nil
 }

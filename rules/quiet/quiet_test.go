@@ -252,6 +252,20 @@ func TestCalendar(t *testing.T) {
 	}
 }
 
+// TestCalendarRepeats has what YAML offers for not writing a thing twice.
+func TestCalendarRepeats(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `
+weekly:
+  - &weekend {days: &days [sat, sun], from: 00:00, until: 24:00}
+  - {<<: *weekend, event_types: [a]}
+  - {days: *days, from: 00:00, until: 24:00, event_types: [b]}
+`)
+	r.exports("__all__ 0", "a 0", "b 0")
+	r.at = monday.Add(-24 * time.Hour)
+	r.exports("__all__ 1", "a 1", "b 1")
+}
+
 // TestReload keeps what is in force where the file is wrong.
 func TestReload(t *testing.T) {
 	t.Parallel()
@@ -282,10 +296,11 @@ func TestWrongCalendar(t *testing.T) {
 		{"weekly: [{from: 00:00, until: 12:00, event_types: [__all__]}]", `1: event_types: "__all__" is no event type`},
 		{"weekly:\n- from: 00:00\n  until: 24:00\n  reason: |\n    two\n    lines", "4: reason: it must be one line"},
 		{"time_zone: Vienna", `1: time_zone: "Vienna" is not known, name one as Europe/Vienna`},
-		{"once:\n- from: 2026-12-24\n  to: 2026-12-25", "3: the field to is not known"},
-		{"sometimes: []", "1: the field sometimes is not known"},
-		{"once: yes", "1: cannot unmarshal"},
-		{"once: [", "1: "},
+		{"once:\n- from: 2026-12-24\n  to: 2026-12-25", `3: unknown field "to"`},
+		{"sometimes: []", `1: unknown field "sometimes": the file may have time_zone, once, weekly`},
+		{"once: yes", "1: this must be a list"},
+		{"once: [", "1: did not find expected node content"},
+		{"weekly:\n- &a {from: 00:00, until: noon}\n- *a", `2: until: "noon" is no time of day`},
 		{"once: []\n---\nonce: []", "1: the file has more than one document"},
 		{"once: [" + strings.Repeat("{from: 2026-12-24, until: 2026-12-25},", 101) + "]", "1: there are 101 quiet times: at most 100"},
 	} {
