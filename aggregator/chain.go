@@ -224,8 +224,8 @@ func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) erro
 		return c.send(ctx)
 	default:
 		// The batch took effect although its reply was lost, or the store was rolled back. What it holds decides.
-		if out.Offset == c.batch.Last { // how much had no room went with the reply
-			c.p.a.metrics.applied(c.stats, store.Overflow{}, c.turned, c.unknown)
+		if out.Offset == c.batch.Last {
+			c.p.a.metrics.applied(c.stats, out.Overflow, c.turned, c.unknown)
 		}
 		return c.moveTo(ctx, out.Offset)
 	}

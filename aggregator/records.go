@@ -24,6 +24,11 @@ func (a *Aggregator) readRecords(ctx context.Context, after uint64, f func(*jour
 	if err != nil {
 		return err
 	}
+	return eachRecord(ctx, reader, f)
+}
+
+// eachRecord does it for those of a reader, and closes it.
+func eachRecord(ctx context.Context, reader *journal.Reader, f func(*journal.Record) (bool, error)) error {
 	defer reader.Close() //nolint:errcheck // it was only read
 	for ctx.Err() == nil {
 		rec, err := reader.Next()
@@ -37,5 +42,5 @@ func (a *Aggregator) readRecords(ctx context.Context, after uint64, f func(*jour
 			return err
 		}
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }

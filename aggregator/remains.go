@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -123,25 +122,12 @@ func (r *Remains) counted(seq uint64, v *event.View) bool {
 }
 
 // records calls f for the records of the journal.
-func (r *Remains) records(ctx context.Context, f func(*journal.Record) error) (err error) {
+func (r *Remains) records(ctx context.Context, f func(*journal.Record) error) error {
 	reader, err := journal.OpenReader(r.dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reader.Close()) }()
-	for ctx.Err() == nil {
-		rec, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := f(&rec); err != nil {
-			return err
-		}
-	}
-	return context.Cause(ctx)
+	return eachRecord(ctx, reader, func(rec *journal.Record) (bool, error) { return true, f(rec) })
 }
 
 // eachView calls f for the events of a record that were not erased.
@@ -285,7 +271,7 @@ func (d *Drain) Save() error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(d.path, append(data, '\n'), 0o644)
+	return durable.WriteFile(d.path, append(data, '\n'), 0o640)
 }
 
 // refuseDrained keeps a daemon from counting again what was sent elsewhere.

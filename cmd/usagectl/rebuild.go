@@ -31,18 +31,9 @@ func addRebuild(meters *kingpin.CmdClause, s *session, commands map[string]comma
 }
 
 func (c *rebuildCommand) run(ctx context.Context, s *session) error {
-	urls := s.flagURLs
-	if len(urls) == 0 {
-		urls = []string{""}
-	}
 	answers := []rebuildAnswer{}
-	for _, url := range urls {
-		one := *s
-		if url != "" {
-			one.flagURLs = []string{url}
-		}
-		m, err := c.rebuild(ctx, &one)
-		s.url, s.urlSource, s.tokenSource = one.url, one.urlSource, one.tokenSource // for the texts of errors
+	for one := range s.replicas() {
+		m, err := c.rebuild(ctx, one)
 		if err != nil {
 			return fmt.Errorf("%s: %w", one.url, err)
 		}
@@ -51,7 +42,7 @@ func (c *rebuildCommand) run(ctx context.Context, s *session) error {
 			continue
 		}
 		what := printable(c.name)
-		if len(urls) > 1 {
+		if len(s.flagURLs) > 1 {
 			what += " at " + one.url
 		}
 		if _, err := fmt.Fprintf(s.stdout, "%s: %s\n", what, progressOf(m)); err != nil {

@@ -114,14 +114,8 @@ func (c *tailCommand) pump(ctx context.Context, m *merger, out *tailOutput) erro
 
 // replicas are the daemons to be read.
 func (c *tailCommand) replicas(s *session, cursors *cursorFile) ([]*replica, error) {
-	urls := s.flagURLs
-	if len(urls) == 0 {
-		urls = []string{""}
-	}
 	var list []*replica
-	for _, url := range urls {
-		one := *s
-		one.flagURLs = []string{url}
+	for one := range s.replicas() {
 		patience := time.Duration(-1)
 		if c.follow {
 			patience = 0
@@ -131,12 +125,11 @@ func (c *tailCommand) replicas(s *session, cursors *cursorFile) ([]*replica, err
 			return nil, err
 		}
 		key := api.URL()
-		if url == "" { // its port may differ from start to start, its directory does not
+		if one.urlSource != "--url" { // its port may differ from start to start, its directory does not
 			if key, err = filepath.Abs(s.dataDir); err != nil {
 				return nil, err
 			}
 		}
-		s.url, s.urlSource, s.tokenSource = one.url, one.urlSource, one.tokenSource // for the texts of errors
 		list = append(list, &replica{url: api.URL(), key: key, client: api, query: c.query(cursors.get(key)), items: make(chan tailItem, 1024)})
 	}
 	return list, nil
