@@ -93,8 +93,16 @@ func TestLostReplyIsMeasured(t *testing.T) {
 		if wrong := difference(t, l, st, d); wrong != "" {
 			t.Error(wrong)
 		}
+		tooMany := make([]sent, store.MaxTypesPerDay+1) // beside the one that is there
+		for i := range tooMany {
+			tooMany[i] = sent{UserID: "ann", Type: fmt.Sprint(i)}
+		}
+		st.fail(0, 1, -1)
+		d.accept(l, tooMany...)
+		settle()
 		for name, want := range map[string]uint64{
-			"usaged_applied_events_total": 4, "usaged_duplicate_events_total": 2, "usaged_bad_values_total": 3, "usaged_store_errors_total": 3,
+			"usaged_applied_events_total": 4 + store.MaxTypesPerDay + 1, "usaged_duplicate_events_total": 2, "usaged_bad_values_total": 3,
+			"usaged_store_errors_total": 4, `usaged_overflow_total{kind="types"}`: 2,
 		} {
 			if got := d.cfg.Metrics.GetOrCreateCounter(name).Get(); got != want {
 				t.Errorf("%s is %d, want %d", name, got, want)

@@ -136,7 +136,9 @@ type Outcome struct {
 	Offset  uint64
 	// Taken are the indices of the claims that were taken already, in ascending order; the batch did not take effect.
 	Taken []int
-	// Overflow counts what was added under event.Other for want of room.
+	// Overflow counts what was added under event.Other for want of room. Where the batch did not take effect because of the
+	// offset it is that of the batch which ended at Offset, whose reply may have been lost. A store forgets it with the
+	// process whose batch it was.
 	Overflow Overflow
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // Alive notes that a producer lives for as long as given, and returns how many producers do, by the clock of Redis: itself, and
-// those that have counted anything. What it notes expires and is nobody's count: a Redis that forgets it is told again.
+// those that have applied a batch, if only the empty one with which they begin. What it notes expires and is nobody's count: a Redis that forgets it is told again.
 func (s *Store) Alive(ctx context.Context, producer string, lives time.Duration) (int, error) {
 	const doing = "note that the producer lives"
 	if err := s.contact(ctx); err != nil {

@@ -32,7 +32,7 @@ func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, e
 	if err := ctx.Err(); err != nil {
 		return store.Outcome{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(callTimeout, s.patience))
 	defer cancel()
 	if err := s.contact(ctx); err != nil {
 		return store.Outcome{}, s.fail(doing, err)
@@ -112,16 +112,14 @@ func readOutcome(reply []any) (store.Outcome, error) {
 	switch {
 	case reply[0] == "fenced":
 		return out, store.ErrFenced
-	case reply[0] == "mismatch":
-		return out, nil
 	case reply[0] == "taken":
 		for _, n := range numbers {
 			out.Taken = append(out.Taken, int(n))
 		}
 		slices.Sort(out.Taken)
 		return out, nil
-	case reply[0] == "applied" && len(numbers) == 2:
-		out.Applied = true
+	case (reply[0] == "applied" || reply[0] == "mismatch") && len(numbers) == 2:
+		out.Applied = reply[0] == "applied"
 		out.Overflow = store.Overflow{Types: numbers[0], References: numbers[1]}
 		return out, nil
 	default:

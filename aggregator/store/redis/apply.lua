@@ -22,7 +22,7 @@ local bad = wrong(KEYS[1], 'hash') or wrong(KEYS[2], 'set')
 if bad then return bad end
 
 -- The session and the offset.
-local known = redis.call('HMGET', KEYS[1], 'offset', 'session', 'takeovers')
+local known = redis.call('HMGET', KEYS[1], 'offset', 'session', 'takeovers', 'overflow')
 if not known[1] and redis.call('SISMEMBER', KEYS[2], id) == 1 then
   return redis.error_reply('LOSTPRODUCER ' .. KEYS[1] .. ' is gone, but not the counts that it stands for')
 end
@@ -34,7 +34,10 @@ if theirs > mine then
   end
   return {'fenced', offset}
 end
-if offset ~= prev then return {'mismatch', offset} end
+if offset ~= prev then
+  local types, references = string.match(known[4] or '0 0', '(%d+) (%d+)')
+  return {'mismatch', offset, tonumber(types), tonumber(references)}
+end
 
 -- The claims, by day of acceptance: the expiry, the mark of the day and those of the days before and after, whether keys of
 -- the day after are given, then per claim the keys of its bucket on the day, the day before and the day after, the digest,
@@ -229,7 +232,8 @@ end
 for from = 1, #totals, 2 * STEP do
   redis.call('HSET', KEYS[1], unpack(totals, from, math.min(from + 2 * STEP - 1, #totals)))
 end
-redis.call('HSET', KEYS[1], 'offset', last, 'session', session)
+redis.call('HSET', KEYS[1], 'offset', last, 'session', session,
+  'overflow', string.format('%.0f %.0f', refused_types, refused_references))
 if mine > theirs then
   redis.call('HSET', KEYS[1], 'takeovers', takeovers .. session .. ':' .. prev .. ' ')
 end

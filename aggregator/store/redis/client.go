@@ -48,10 +48,10 @@ func newClient(t *target, cfg Config) (client.UniversalClient, error) {
 		SentinelUsername: t.sentinelUser,
 		SentinelPassword: t.sentinelPassword,
 
-		DialTimeout:           dialTimeout,
+		DialTimeout:           max(dialTimeout, cfg.patience),
 		DialerRetries:         1,
-		ReadTimeout:           ioTimeout,
-		WriteTimeout:          ioTimeout,
+		ReadTimeout:           max(ioTimeout, cfg.patience),
+		WriteTimeout:          max(ioTimeout, cfg.patience),
 		ContextTimeoutEnabled: true,
 		MaxRetries:            maxRetries,
 		MaxRedirects:          maxRedirects,

@@ -39,6 +39,9 @@ type Config struct {
 	// Retention is the number of UTC days, today included, that rollups are kept. Required.
 	Retention int
 
+	// patience takes the place of shorter timeouts where it is set, as it is by tests on busy machines.
+	patience time.Duration
+
 	// Now is the clock by which usage:meta and the eviction policy are looked at again. time.Now where nil.
 	Now func() time.Time
 	// Log receives warnings. nil discards them.

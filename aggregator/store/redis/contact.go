@@ -35,7 +35,7 @@ var metaScript = client.NewScript(metaSource)
 
 // findPartitions returns the number of partitions that the store has, or the default.
 func (s *Store) findPartitions(ctx context.Context) int {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(openTimeout, s.patience))
 	defer cancel()
 	text, err := s.client.HGet(ctx, metaKey, "partitions").Result()
 	n, malformed := strconv.Atoi(text)
@@ -52,7 +52,7 @@ func (s *Store) findPartitions(ctx context.Context) int {
 // meet looks at usage:meta for the first time. It fails where that says something else than we expect; what else goes wrong
 // is found out again by the first call, and reported there.
 func (s *Store) meet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(openTimeout, s.patience))
 	defer cancel()
 	if err := s.contact(ctx); errors.Is(err, store.ErrIncompatible) {
 		return err
@@ -76,7 +76,7 @@ func (s *Store) contact(ctx context.Context) error {
 	}
 	// The node of usage:meta may be away or hang, and that of the partition not. What is wrong is known to the next call.
 	s.checks.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(callTimeout, s.patience))
 		defer cancel()
 		_ = s.check(ctx, now)
 	})

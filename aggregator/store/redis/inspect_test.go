@@ -143,7 +143,7 @@ func wantPruned(t *testing.T, in *redis.Inspector, m *redis.Meta) {
 	if diff := cmp.Diff(want, producers); diff != "" {
 		t.Errorf("producers, want (-), got (+):\n%s", diff)
 	}
-	if idle, err := in.Idle(ctx, m, "p"); err != nil || idle > 5*time.Second {
+	if idle, err := in.Idle(ctx, m, "p"); err != nil || idle > redistest.Timeout {
 		t.Errorf("Idle = %v, %v", idle, err)
 	}
 	if err := in.Prune(ctx, m, "p"); err != nil {
@@ -217,7 +217,7 @@ func TestInspectorErrors(t *testing.T) {
 		}
 	}
 	in := inspector(t, "redis://u:hunter2@127.0.0.1:1")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), redistest.Timeout)
 	defer cancel()
 	_, err := in.Nodes(ctx, 1)
 	if e, ok := errors.AsType[*redis.Error](err); !ok || e.Class != redis.Unreachable || strings.Contains(err.Error(), "hunter2") {

@@ -99,7 +99,8 @@ func TestMemory(t *testing.T) { // not in parallel, since millions of ids are mu
 	}{{1_000, 150}, {10_000, 150}, {100_000, 135}} {
 		pair := grown(t, srv, func(s store.Store) { mustApply(t, s, usersBatch(1, tt.users, tt.users)) }) / float64(tt.users)
 		t.Logf("%7d users: %.1f bytes for each, whose name has %d", tt.users, pair, len(userName(0)))
-		if pair > tt.atMost {
+		// What Redis says goes up and down by the buffers of connections.
+		if pair > tt.atMost+float64(32<<10)/float64(tt.users) {
 			t.Errorf("%d users take %.1f bytes each, want at most %.0f", tt.users, pair, tt.atMost)
 		}
 	}
@@ -111,11 +112,7 @@ func TestMemory(t *testing.T) { // not in parallel, since millions of ids are mu
 	for _, n := range sizes {
 		each := grown(t, srv, func(s store.Store) {
 			for done := 0; done < n; done += step {
-				b := claimsBatch(uint64(1+done/step), min(step, n-done))
-				// Under load the reply may come too late; a repeated call finds the batch applied then.
-				if out, err := s.Apply(t.Context(), b); err != nil || out.Offset != b.Last {
-					t.Fatalf("Apply = %+v, %v", out, err)
-				}
+				mustApply(t, s, claimsBatch(uint64(1+done/step), min(step, n-done)))
 			}
 		}) / float64(n)
 		t.Logf("%7d ids: %.1f bytes for each", n, each)

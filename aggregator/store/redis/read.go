@@ -20,7 +20,7 @@ import (
 // Producer returns what a partition knows of a producer. It waits for a reply as long as Apply does.
 func (s *Store) Producer(ctx context.Context, partition int, id string) (store.Producer, error) {
 	const doing = "read producer"
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(callTimeout, s.patience))
 	defer cancel()
 	if err := s.contact(ctx); err != nil {
 		return store.Producer{}, s.fail(doing, err)

@@ -17,11 +17,12 @@ import (
 // full says that the heavy variants are wanted as well.
 var full = os.Getenv("USAGE_TEST_FULL") != ""
 
+// config is of a store that waits for Redis as long as a busy machine takes.
 func config(tb testing.TB, url string, partitions int) redis.Config {
 	return redis.Config{
 		URL: url, Partitions: partitions, Retention: 90,
 		Log: slog.New(slog.NewTextHandler(tb.Output(), nil)),
-	}
+	}.Patiently(redistest.Timeout)
 }
 
 func open(tb testing.TB, cfg redis.Config) *redis.Store {

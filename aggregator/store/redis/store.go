@@ -3,7 +3,7 @@
 //
 //	usage:meta                                 hash        schema, partitions, epoch
 //	usage:{pN}:producers                       set         the ids of all producers
-//	usage:{pN}:producer:<id>                   hash        offset, session, takeovers, total:<series>
+//	usage:{pN}:producer:<id>                   hash        offset, session, takeovers, overflow, total:<series>
 //	usage:{p0}:alive:<id>                      string      there while the producer lives
 //	usage:{pN}:day:<date>:types                hash        type → count
 //	usage:{pN}:day:<date>:type:<type>          sorted set  user → count
@@ -43,6 +43,7 @@ type Store struct {
 	spaces    []*keyspace
 	log       *slog.Logger
 	now       func() time.Time
+	patience  time.Duration // see Config
 	metrics   *metrics
 	closeOnce sync.Once
 	closeErr  error
@@ -63,6 +64,15 @@ var _ store.Store = (*Store)(nil)
 
 // defaultPartitions are the partitions of a new store.
 var defaultPartitions = map[mode]int{single: 1, sentinel: 1, cluster: 16}
+
+// Check says what is wrong with URL, PasswordFile and TLS of cfg. It connects to nothing.
+func Check(cfg Config) error {
+	i, err := OpenInspector(cfg)
+	if err != nil {
+		return err
+	}
+	return i.Close()
+}
 
 // Open returns a store. It fails where cfg is wrong, a file that it names cannot be read, or Redis says that it was made for
 // another number of partitions or by another version, which is a store.ErrIncompatible; never because Redis isn't there. It
@@ -89,7 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open Redis store: %w", err)
 	}
 	s := &Store{
-		target: t, client: c, log: cfg.Log.With("component", "redis"), now: cfg.Now, metrics: newMetrics(cfg.Metrics),
+		target: t, client: c, log: cfg.Log.With("component", "redis"), now: cfg.Now, patience: cfg.patience, metrics: newMetrics(cfg.Metrics),
 		policyOK: true, // so that the first warning is given
 	}
 	if cfg.Partitions == 0 {

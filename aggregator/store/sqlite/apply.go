@@ -65,7 +65,9 @@ func (a *application) run() error {
 	if session > b.Session {
 		return a.fenced()
 	}
+	chain := chainKey{b.Partition, b.Producer}
 	if a.out.Offset = offset; offset != b.Prev {
+		a.out.Overflow = a.overflows[chain]
 		return nil
 	}
 	claims := sortClaims(b.Claims)
@@ -84,6 +86,9 @@ func (a *application) run() error {
 		}
 	}
 	a.out.Applied, a.out.Offset = true, b.Last
+	if a.overflows[chain] = a.out.Overflow; a.out.Overflow == (store.Overflow{}) {
+		delete(a.overflows, chain)
+	}
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"usaged/aggregator/store"
 )
 
 // writer owns the one connection that writes. Whoever has its turn may use it.
@@ -19,10 +21,18 @@ type writer struct {
 	stmts map[string]*sql.Stmt
 	// days remembers what the tables hold about the days that are being written.
 	days dayCache
+	// overflows is what the last batch of each chain had no room for, where there is any.
+	overflows map[chainKey]store.Overflow
 	// dataVersion changes when another connection has written to the file, which makes days stale.
 	dataVersion int64
 	// walLimit is the size of the log at which it is emptied by force, walRetry a higher one after that failed, or 0.
 	walLimit, walRetry int64
+}
+
+// chainKey is a producer in a partition.
+type chainKey struct {
+	partition int
+	producer  string
 }
 
 // newWriter takes over db, a pool of one connection, and pins that.
@@ -31,7 +41,10 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &writer{db: db, conn: conn, turn: make(chan struct{}, 1), stmts: make(map[string]*sql.Stmt), walLimit: walLimit}, nil
+	return &writer{
+		db: db, conn: conn, turn: make(chan struct{}, 1), stmts: make(map[string]*sql.Stmt),
+		overflows: make(map[chainKey]store.Overflow), walLimit: walLimit,
+	}, nil
 }
 
 // close may be called again.

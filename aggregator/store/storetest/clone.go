@@ -19,6 +19,7 @@ func (m *Memory) Clone() *Memory {
 			known.Totals = maps.Clone(known.Totals)
 			to.producers[id] = known
 		}
+		maps.Copy(to.overflows, p.overflows)
 		for id, list := range p.takeovers {
 			to.takeovers[id] = slices.Clone(list)
 		}

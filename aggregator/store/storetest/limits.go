@@ -94,6 +94,24 @@ var limitPromises = []promise{
 		f.wantOverflow(b, store.Overflow{Types: 1})
 		f.wantSum(meter.Cells{"one too many": 5}, references, f.today)
 	}},
+	{"tells a repeated batch what it turned away", func(f *fixture) {
+		f.fillTypes(0)
+		b := f.batch(1, 2)
+		events(b, f.today, "one too many", f.user(), 3)
+		for i := range store.MaxReferencesPerDay + 2 {
+			cell(b, f.today, references, referenceName(i), 1)
+		}
+		want := store.Overflow{Types: 3, References: 2}
+		f.wantOverflow(b, want)
+		other := f.batch(0, 1)
+		other.Producer = "q"
+		f.mustApply(other)
+		for range 2 {
+			f.wantOutcome(b, store.Outcome{Offset: 2, Overflow: want})
+		}
+		f.mustApply(f.batch(2, 3))
+		f.wantMismatch(b, 3)
+	}},
 	{"counts the references that exceed the limit under event.Other", testReferenceLimit},
 	{"admits as many references as there is room for when one batch exceeds the limit", func(f *fixture) {
 		const excess = 11

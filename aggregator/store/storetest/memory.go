@@ -25,6 +25,7 @@ type Memory struct {
 type memoryPartition struct {
 	producers map[string]store.Producer
 	takeovers map[string][]takeover
+	overflows map[string]store.Overflow // of each producer's last batch
 	days      map[event.Day]*meter.DayDelta
 	claims    map[[16]byte][]int64
 }
@@ -41,6 +42,7 @@ func NewMemory(partitions int) *Memory {
 		m.partitions[i] = memoryPartition{
 			producers: make(map[string]store.Producer),
 			takeovers: make(map[string][]takeover),
+			overflows: make(map[string]store.Overflow),
 			days:      make(map[event.Day]*meter.DayDelta),
 			claims:    make(map[[16]byte][]int64),
 		}
@@ -71,7 +73,7 @@ func (m *Memory) Apply(ctx context.Context, b *store.Batch) (store.Outcome, erro
 		return store.Outcome{Offset: p.takeovers[b.Producer][first].offset}, store.ErrFenced
 	}
 	if known.Offset != b.Prev {
-		return store.Outcome{Offset: known.Offset}, nil
+		return store.Outcome{Offset: known.Offset, Overflow: p.overflows[b.Producer]}, nil
 	}
 	if taken := p.taken(b.Claims); len(taken) > 0 {
 		return store.Outcome{Offset: known.Offset, Taken: taken}, nil
@@ -92,6 +94,7 @@ func (m *Memory) Apply(ctx context.Context, b *store.Batch) (store.Outcome, erro
 	if b.Session > known.Session {
 		p.takeovers[b.Producer] = append(p.takeovers[b.Producer], takeover{b.Session, b.Prev})
 	}
+	p.overflows[b.Producer] = out.Overflow
 	p.producers[b.Producer] = store.Producer{ID: b.Producer, Offset: b.Last, Session: b.Session, Totals: totals}
 	return out, nil
 }

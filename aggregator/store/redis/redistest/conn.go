@@ -18,11 +18,11 @@ type conn struct {
 }
 
 func dial(addr string) (*conn, error) {
-	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	c, err := net.DialTimeout("tcp", addr, Timeout)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(Timeout)); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return &conn{c, bufio.NewReader(c)}, nil

@@ -23,8 +23,8 @@ import (
 	"time"
 )
 
-// Timeout is how long servers may take to start, and clusters to agree.
-const Timeout = 20 * time.Second
+// Timeout is how long servers may take to start and to answer, and clusters to agree. It is reached in a failure alone.
+const Timeout = 2 * time.Minute
 
 // Server is a Redis server. It is not safe for concurrent use, except Do and Call.
 type Server struct {
