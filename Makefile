@@ -20,9 +20,10 @@ BUILDDATE ?= $(shell TZ=UTC0 git log -1 --date=format-local:%Y%m%d-%H:%M:%S --fo
 LDFLAGS    = -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Revision=$(REVISION) \
              -X $(VERSION_PKG).Branch=$(BRANCH) -X $(VERSION_PKG).BuildDate=$(BUILDDATE)
 
-# The tools of lint and benchmarks have module files of their own, so that their dependencies are none of ours.
+# The tools of lint, benchmarks and vulncheck have module files of their own, so that their dependencies are none of ours.
 GOLANGCI_LINT := $(GO) tool -modfile=tools/golangci-lint/go.mod golangci-lint
 BENCHSTAT     := $(GO) tool -modfile=tools/benchstat/go.mod benchstat
+GOVULNCHECK   := $(GO) tool -modfile=tools/govulncheck/go.mod govulncheck
 
 # Packages whose tests are about goroutines. `make race RACE=./...` takes all.
 RACE     ?= ./aggregator/... ./api/... ./client/... ./exporter/...
@@ -32,6 +33,7 @@ COUNT    ?= 6
 BASE     ?= HEAD
 DATA     ?= data
 LISTEN   ?= 127.0.0.1:8080
+VULNDB   ?= https://vuln.go.dev
 
 .PHONY: help
 help: ## print this list
@@ -68,9 +70,9 @@ compliance: ## Prometheus' compliance suite for senders of remote write, on the 
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 10m -v -run Compliance ./exporter/embedded ./cmd/usaged
 
 .PHONY: receivers
-receivers: bin/prometheus ## real Prometheis, 2.42 and ours: scraping, and remote write through outages (USAGE_TEST_FULL=1: ten minutes)
+receivers: bin/prometheus bin/promtool ## real Prometheis, 2.42 and ours: scraping, remote write through outages, the score and the past of replicas (USAGE_TEST_FULL=1: ten minutes)
 	@tools/receivers
-	USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v -run 'TestReceiversAway|TestScrapedByPrometheus' ./cmd/usaged
+	USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v -run 'TestReceiversAway|TestScrapedByPrometheus|TestHealthOfWriters|TestPastOfAnother' ./cmd/usaged
 
 .PHONY: alertmanager-test
 alertmanager-test: ## an alert through a real Alertmanager (Debian: apt-get install prometheus-alertmanager)
@@ -102,6 +104,12 @@ fmt: ## gofmt everything
 lint: ## golangci-lint as pinned in tools/golangci-lint (the first build takes two minutes)
 	$(GOLANGCI_LINT) run ./...
 
+# No part of CI: it asks a database elsewhere, whose answer changes without a change of ours.
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities in what we call, by govulncheck, pinned (VULNDB=https://vuln.go.dev)
+	@$(GOVULNCHECK) -db '$(VULNDB)' ./... || { code=$$?; [[ $$code == 3 ]] || echo 'vulncheck: if $(VULNDB) cannot be reached from here:' \
+	    'git clone https://github.com/golang/vulndb, and make vulncheck VULNDB=file:///…/vulndb/data/osv' >&2; exit $$code; }
+
 .PHONY: promcheck
 promcheck: build bin/promtool ## promtool check metrics on a running daemon's /metrics
 	@tools/promcheck
@@ -119,7 +127,7 @@ dashboards: ## write the JSON of the Grafana dashboards anew, and check it
 .PHONY: dashboards-test
 dashboards-test: bin/prometheus ## ask a daemon, and real Prometheis that scrape it, everything that the dashboards ask
 	@tools/receivers
-	USAGE_TEST_FULL=1 USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v -run 'TestDashboards$$' ./cmd/usaged
+	USAGE_TEST_PROMETHEUS=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v -run 'TestDashboards$$' ./cmd/usaged
 
 # Whatever is not given is not passed on. The files hold the tokens; no token is on a command line.
 .PHONY: grafana
