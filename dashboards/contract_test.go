@@ -94,10 +94,6 @@ func (s schema) describe(c prometheus.Collector) {
 // record adds what rule files record, in the order in which they read each other, and checks them.
 func (s schema) record(t *testing.T) {
 	t.Helper()
-	prices, err := os.ReadFile("prices.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	files := [][]byte{}
 	for _, name := range []string{"usage.yml", "health.yml", "alerts.yml"} {
 		data, err := fs.ReadFile(rules.FS, name)
@@ -107,7 +103,7 @@ func (s schema) record(t *testing.T) {
 		files = append(files, data)
 	}
 	s["ALERTS"] = namesOf("alertname", "alertstate")
-	for _, data := range append(files, prices) {
+	for _, data := range files {
 		file, errs := rulefmt.Parse(data, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
 		for _, err := range errs {
 			t.Fatal(err)
@@ -191,7 +187,7 @@ func TestContractCanFail(t *testing.T) {
 	s.record(t)
 	for _, expr := range []string{
 		`usage_event_total`, `sum by (type) (rate(usage_events_total[1m]))`, `usage:health:mode{event_type="a"}`,
-		`usage:llm_price:usd_per_million * on (model, sort) usage:llm_tokens:rate5m`, `usaged_apply_duration_seconds_buckets`,
+		`usage_llm_price_usd_per_million * on (model, sort) usage:llm_tokens:rate5m`, `usaged_apply_duration_seconds_buckets`,
 		`usage_events_total{outcome="failure"}`,
 	} {
 		if _, faults := s.check(expr); len(faults) == 0 {

@@ -94,7 +94,7 @@ func (s *sheet) all() (list []*drawn) {
 type finding struct{ rule, panel, text string }
 
 // units that are used. The linter has the list of all.
-var units = []string{"none", "short", "percentunit", "s", "bytes", "cps", "reqps", "currencyUSD"}
+var units = []string{"none", "short", "percentunit", "s", "bytes", "eps", "reqps", "currencyUSD"}
 
 func (s *sheet) lint() (found []finding) {
 	say := func(rule, panel, format string, args ...any) {

@@ -3,6 +3,7 @@ package dashboardtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -52,6 +53,9 @@ func (a API) get(path string, form url.Values, data any) error {
 	return json.Unmarshal(body, &struct{ Data any }{data})
 }
 
+// lookback is for how long Prometheus takes a sample for the value.
+const lookback = 5 * time.Minute
+
 // scrapeInterval is what the data sources that are shipped tell Grafana.
 const scrapeInterval = 15 * time.Second
 
@@ -63,25 +67,29 @@ type question struct {
 	step       time.Duration
 }
 
-// Ask asks every query of every panel, variable and annotation, and fails the test on an error and on an empty answer.
-func Ask(tb testing.TB, a API, pages []Page) {
+// Ask asks every query of every panel, variable and annotation as a reader would at a moment. The error has each query whose answer
+// is an error, or empty.
+func Ask(tb testing.TB, a API, at time.Time, pages []Page) error {
 	tb.Helper()
 	asked := 0
+	var errs []error
 	for i := range pages {
-		for _, q := range pages[i].questions(tb, a) {
+		for _, q := range pages[i].questions(tb, a, at) {
 			asked++
 			n, err := a.ask(q)
+			if err == nil && n == 0 {
+				err = errors.New("it has no value")
+			}
 			if err != nil {
-				tb.Errorf("%s: %v\n%s", q.what, err, q.expr)
-			} else if n == 0 {
-				tb.Errorf("%s has no value:\n%s", q.what, q.expr)
+				errs = append(errs, fmt.Errorf("%s, at %s: %w\n%s", q.what, at.Format(time.RFC3339), err, q.expr))
 			}
 		}
 	}
 	if asked == 0 {
-		tb.Error("nothing was asked")
+		errs = append(errs, errors.New("nothing was asked"))
 	}
-	tb.Logf("%d queries", asked)
+	tb.Logf("%d queries at %s, %d in vain", asked, at.Format(time.RFC3339), len(errs))
+	return errors.Join(errs...)
 }
 
 // Count returns of how many series the answer to an instant query has a value.
@@ -98,7 +106,10 @@ func (a API) ask(q question) (n int, err error) {
 	} else {
 		path = "query_range"
 		step := q.step.Milliseconds()
-		from, to := q.from.UnixMilli()/step*step, (q.to.UnixMilli()/step+1)*step // a step more, so that what is seconds old is seen
+		from, to := q.from.UnixMilli()/step*step, q.to.UnixMilli()/step*step // as Grafana does
+		if q.step <= lookback {
+			to += step // what is seconds old is seen by who looks when the step is over
+		}
 		form.Set("start", seconds(time.UnixMilli(from)))
 		form.Set("end", seconds(time.UnixMilli(to)))
 		form.Set("step", strconv.FormatFloat(q.step.Seconds(), 'f', -1, 64))
@@ -127,9 +138,8 @@ func (s series) hasValue() bool {
 	return number(s.Value) || slices.ContainsFunc(s.Values, number)
 }
 
-func (p *Page) questions(tb testing.TB, a API) (list []question) {
+func (p *Page) questions(tb testing.TB, a API, at time.Time) (list []question) {
 	tb.Helper()
-	now := time.Now()
 	span := since(tb, p.Time.From)
 	values := p.variables(tb, a)
 	for _, panel := range p.All() {
@@ -140,7 +150,7 @@ func (p *Page) questions(tb testing.TB, a API) (list []question) {
 		// A panel has about as many points as pixels: 1,250 over the whole width of a laptop.
 		step := interval(during, panel.GridPos.W/24*1250, max(scrapeInterval, duration(tb, panel.Interval)))
 		for _, t := range panel.Targets {
-			q := question{what: fmt.Sprintf("%s: %s", p.Title, panel.Title), instant: t.Instant, from: now.Add(-during), to: now, step: step}
+			q := question{what: fmt.Sprintf("%s: %s", p.Title, panel.Title), instant: t.Instant, from: at.Add(-during), to: at, step: step}
 			q.expr = expand(t.Expr, values, during, step)
 			list = append(list, q)
 		}
@@ -150,7 +160,7 @@ func (p *Page) questions(tb testing.TB, a API) (list []question) {
 			continue
 		}
 		step := interval(span, 100, max(scrapeInterval, duration(tb, n.Target.Interval)))
-		list = append(list, question{what: fmt.Sprintf("%s: %s", p.Title, n.Name), from: now.Add(-span), to: now, step: step,
+		list = append(list, question{what: fmt.Sprintf("%s: %s", p.Title, n.Name), from: at.Add(-span), to: at, step: step,
 			expr: expand(n.Target.Expr, values, span, step)})
 	}
 	return list

@@ -3,7 +3,7 @@
 //
 //	pages := dashboardtest.Read(t, dashboards.FS)
 //	dashboardtest.History{…}.Write(t, dir)          // blocks of a TSDB
-//	dashboardtest.Ask(t, api, pages)                // fails on an error and on an empty answer
+//	err := dashboardtest.Ask(t, api, time.Now(), pages) // what fails or has an empty answer
 package dashboardtest
 
 import (

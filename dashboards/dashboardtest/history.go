@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+
+	"usaged/rules/price"
 )
 
 // Event is what counts of an event.
@@ -32,10 +34,12 @@ type Event struct {
 
 // History is the past of one replica that took its events as they happened.
 type History struct {
-	Events   []Event // in the order of their times
+	Events   []Event // in the order of their times; those before From are in the totals that it begins with
 	From, To time.Time
-	Instance string   // the label of the replica
-	Rules    []string // the contents of rule files in the order in which they read each other
+	Updates  []time.Time   // when it was restarted as a new version, in order
+	Prices   []price.Price // of its table
+	Instance string        // the label of the replica
+	Rules    []string      // the contents of rule files in the order in which they read each other
 }
 
 // The distances of samples: of scrapes, and of evaluations.
@@ -111,10 +115,11 @@ func groups(tb testing.TB, text string) []rulefmt.RuleGroup {
 	return file.Groups
 }
 
-// evaluate records what a rule makes of the whole history in one go, with the markers that Prometheus writes where a series ends.
+// evaluate records what a rule makes of the whole history in one go, to its very end, with the markers that Prometheus writes where
+// a series ends.
 func (h History) evaluate(tb testing.TB, db *tsdb.DB, engine *promql.Engine, rule rulefmt.Rule, every time.Duration) {
 	tb.Helper()
-	q, err := engine.NewRangeQuery(context.Background(), db, nil, rule.Expr, h.From.Truncate(every).Add(every), h.To, every)
+	q, err := engine.NewRangeQuery(context.Background(), db, nil, rule.Expr, h.To.Add(-h.To.Sub(h.From).Truncate(every)), h.To, every)
 	if err != nil {
 		tb.Fatalf("%s: %v", rule.Expr, err)
 	}

@@ -11,11 +11,12 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+
+	"usaged/rules/price"
 )
 
 // count writes what a replica would have exported at every scrape: the families of usage, and of its own the few that rules and
-// annotations read. It was updated and restarted thirty hours before the end, so that also who looks every twelve hours sees it,
-// and again three hours before.
+// annotations read.
 func (h History) count(tb testing.TB, db *tsdb.DB) {
 	tb.Helper()
 	r := &replica{tb: tb, h: h, totals: map[string]float64{}, adders: map[string]func(int64, float64){}, seen: map[int64]map[string]bool{}}
@@ -71,10 +72,13 @@ func (r *replica) scrape(at time.Time) {
 		r.add(key("usage_last_event_timestamp_seconds", "event_type", eventType), at, float64(last.Unix()))
 	}
 	version, started := "0.1.0", r.h.From
-	for i, ago := range []time.Duration{30 * time.Hour, 3 * time.Hour} {
-		if update := r.h.To.Add(-ago); at.After(update) {
+	for i, update := range r.h.Updates {
+		if at.After(update) {
 			version, started = fmt.Sprintf("0.1.%d", i+1), update
 		}
+	}
+	for _, p := range r.h.Prices {
+		r.add(key(price.Metric, "model", p.Model, "kind", p.Kind), at, p.USD)
 	}
 	r.add(key("usaged_apply_lag_seconds"), at, 0)
 	r.add(key("usaged_build_info", "version", version, "goversion", "go1.26"), at, 1)

@@ -3,6 +3,7 @@ package main
 import (
 	"strconv"
 
+	"github.com/grafana/grafana-foundation-sdk/go/common"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
@@ -49,6 +50,9 @@ func sorted(column string, desc bool) dashboard.DataTransformerConfig {
 // column gives a column a unit, and colours its text by steps where there are some.
 func column(name, unit string, steps ...step) override {
 	o := override{name: name, properties: []dashboard.DynamicConfigValue{property("unit", unit)}}
+	if unit == "percentunit" {
+		o.properties = append(o.properties, property("decimals", 1))
+	}
 	if len(steps) > 0 {
 		o.properties = append(o.properties, property("thresholds", thresholds(steps)),
 			property("custom.cellOptions", map[string]any{"type": "color-text"}))
@@ -88,6 +92,13 @@ func words(list ...[2]string) []dashboard.ValueMapping {
 	return []dashboard.ValueMapping{{ValueMap: &m}}
 }
 
+// ago writes a time in milliseconds as how long ago it is, without a colour.
+func ago(name string) override {
+	return override{name: name, properties: []dashboard.DynamicConfigValue{
+		property("unit", "dateTimeFromNow"), property("color", map[string]any{"mode": "fixed", "fixedColor": "transparent"}),
+	}}
+}
+
 // modes are the values of usage:health:mode.
 func modes() []dashboard.ValueMapping {
 	return words([2]string{"normal", good}, [2]string{"watch", watch}, [2]string{"degraded", bad}, [2]string{"critical", worst})
@@ -96,6 +107,11 @@ func modes() []dashboard.ValueMapping {
 // upTo keeps an axis from blowing up what is next to nothing.
 func upTo(v float64) override {
 	return override{name: "/.*/", properties: []dashboard.DynamicConfigValue{property("custom.axisSoftMax", v)}}
+}
+
+// dashed lets a line be seen that lies on it.
+func dashed() dashboard.DynamicConfigValue {
+	return property("custom.lineStyle", map[string]any{"fill": string(common.LineStyleFillDash), "dash": []int{6, 6}})
 }
 
 // fixed gives a series a colour, whatever others there are.

@@ -26,7 +26,7 @@ func executive() *page {
 	p := &page{name: "executive", title: "usaged: executive overview", from: "now-28d", refresh: "5m",
 		about: "Is it used, is it growing, does it work, and what does it cost. Figures are of all replicas; a week is the last 168 full hours."}
 	p.add(5, wide(8, people()), wide(8, events()), wide(4, modeNow()), wide(4, costWeek()))
-	p.row("Adoption")
+	p.row("Is it growing?")
 	p.add(8, wide(12, &panel{
 		title: "People", unit: "short", look: lines, interval: "1h",
 		about: "How many different people used anything in a day, in 7 and in 30 days. A service account counts as one.",
@@ -41,9 +41,10 @@ func executive() *page {
 			"late are left out, and so are planned quiet times.",
 		queries: []query{curve(dayByType, "{{event_type}}")},
 	}))
+	p.row("Who uses it, and for what?")
+	p.add(10, wide(12, busiestTeams()), wide(12, whatPeopleDo()))
+	p.row("Is it as usual?")
 	p.add(8, wide(12, weekOnWeek()), wide(12, timeInModes()))
-	p.row("Who, and what")
-	p.add(9, wide(12, busiestTeams()), wide(12, whatPeopleDo()))
 	return p
 }
 
@@ -64,24 +65,24 @@ func events() *panel {
 		title: "Events, last 7 days", unit: "short", look: numbers, steps: []step{{0, plain}}, noValue: "too early",
 		about: "Everything that was done in the last 168 full hours: questions asked, queries run, dashboards published, formulas made. And against the " +
 			"168 hours before, which takes two weeks to know, or an import with a backfill.",
-		queries: []query{now(weekOfAll, "events"), now(weekOfAll+` / `+weekBefore+` - 1`, "on the week before")},
+		queries: []query{now(`round(`+weekOfAll+`)`, "events"), now(weekOfAll+` / `+weekBefore+` - 1`, "on the week before")},
 		special: []override{grows("on the week before")},
 	}
 }
 
 func modeNow() *panel {
 	return &panel{
-		title: "Health", look: light, mappings: modes(), steps: []step{{0, good}, {1, watch}, {2, bad}, {3, worst}}, noValue: "unknown",
-		about:   "The System Manager's mode: normal, watch, degraded or critical. Unknown where there is no basis for a score: no data is not zero.",
+		title: "Health", look: stacked, mappings: modes(), steps: modeSteps, noValue: "unknown",
+		about:   "The System Manager's mode: normal, watch, degraded or critical, and since when. Unknown where there is no basis for a score: no data is not zero.",
 		links:   []linkTo{toDashboard("Why", "system-manager")},
-		queries: []query{now(`usage:health:mode`, "")},
+		queries: modeAndSince(), special: []override{ago("since")},
 	}
 }
 
 // timeInModes says how much of the time was as it should be.
 func timeInModes() *panel {
 	p := &panel{
-		title: "Did it work as usual? Time in each mode", unit: "percentunit", look: bars, min: ptr(0.0), max: ptr(1.0), decimals: ptr(1.0), steps: []step{{0, plain}},
+		title: "Time in each mode", unit: "percentunit", look: bars, min: ptr(0.0), max: ptr(1.0), decimals: ptr(1.0), steps: []step{{0, plain}},
 		about: "Of the time shown for which there was a score: how much of it the System Manager's mode was normal, watch, degraded or critical. The dashboard " +
 			"System Manager says when, and why.",
 		links: []linkTo{toDashboard("When, and why", "system-manager")},
@@ -98,8 +99,8 @@ func timeInModes() *panel {
 
 func costWeek() *panel {
 	return &panel{
-		title: "LLM cost", unit: "currencyUSD", look: number, steps: []step{{0, plain}}, noValue: "no prices",
-		about: "Of the last seven days: tokens at the prices of the rules file. Models without a price cost nothing here: the dashboard LLM " +
+		title: "LLM cost", unit: "currencyUSD", look: number, decimals: ptr(2.0), steps: []step{{0, plain}}, noValue: "no prices",
+		about: "Of the last seven days: tokens at the prices of the table. Models without a price cost nothing here: the dashboard LLM " +
 			"tokens and cost shows which, and how prices are set.",
 		links:   []linkTo{toDashboard("By model", "llm")},
 		queries: []query{now(`sum(sum by (model, kind) (increase(usage_llm_tokens_total[7d])) * on (model, kind) `+priceTable+`) / 1e6`, "")},
@@ -121,11 +122,11 @@ func weekOnWeek() *panel {
 
 func busiestTeams() *panel {
 	return &panel{
-		title: "Busiest teams", unit: "short", look: grid,
+		title: "Busiest teams", unit: "short", look: grid, noValue: "too early",
 		about: "Sources with the most events of the last seven days: the team, service or job that an event names. " +
 			"Imported and late events count on the day they came in.",
 		queries: []query{
-			columnsOf(`topk(10, ` + weekBySource + `)`),
+			columnsOf(`topk(10, round(` + weekBySource + `))`),
 			columnsOf(weekBySource + ` / (` + sourceBefore + ` > 0) - 1 and on (source) topk(10, ` + weekBySource + `)`),
 		},
 		changes: []dashboard.DataTransformerConfig{
@@ -140,10 +141,10 @@ func busiestTeams() *panel {
 
 func whatPeopleDo() *panel {
 	return &panel{
-		title: "What people do", unit: "short", look: grid,
+		title: "What people do", unit: "short", look: grid, noValue: "too early",
 		about: "Events of the last seven days by type, against the week before, and how many of those that said how they ended failed in the last day.",
 		queries: []query{
-			columnsOf(`topk(10, ` + weekByType + `)`),
+			columnsOf(`topk(10, round(` + weekByType + `))`),
 			columnsOf(weekByType + ` / (` + typeBefore + ` > 0) - 1 and on (event_type) topk(10, ` + weekByType + `)`),
 			columnsOf(`usage:failures:ratio1d and on (event_type) topk(10, ` + weekByType + `)`),
 		},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
@@ -32,6 +34,17 @@ func choiceVariable(name, label, metric, first, about string) cog.Builder[dashbo
 		Datasource(source()).Query(queryOf(query, name)).Definition(query).
 		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
 		Current(option(first, first))
+}
+
+// listVariable lets the reader choose one of the values that there are.
+func listVariable(name, label string, values []string, first, about string) cog.Builder[dashboard.VariableModel] {
+	list := strings.Join(values, ",")
+	options := make([]dashboard.VariableOption, len(values))
+	for i, v := range values {
+		options[i] = option(v, v)
+	}
+	return dashboard.NewCustomVariableBuilder(name).Label(label).Description(about).
+		Values(dashboard.StringOrMap{String: &list}).Options(options).Current(option(first, first))
 }
 
 func textVariable(name, label, value, about string) cog.Builder[dashboard.VariableModel] {

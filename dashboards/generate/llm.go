@@ -5,10 +5,11 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
-// Prices are recorded by the operator's rules; a model that has none there costs what the reader types in.
+// Prices are of the operator's table; tokens that have none there cost what the reader types in, where that is more than 0, and
+// otherwise are left out.
 const (
-	priceTable = `max by (model, kind) (usage:llm_price:usd_per_million)`
-	anyPrice   = `(` + priceTable + ` or on (model, kind) 0 * usage:llm_tokens:rate5m + $default_price)`
+	priceTable = `max by (model, kind) (usage_llm_price_usd_per_million)`
+	anyPrice   = `(` + priceTable + ` or on (model, kind) 0 * usage:llm_tokens:rate5m + on () group_left () (vector($default_price) > 0))`
 	spent      = `sum by (model, kind) (increase(usage_llm_tokens_total[$__range]))`
 	cost       = `sum by (model) (` + spent + ` * on (model, kind) ` + anyPrice + `) / 1e6`
 	unpriced   = `sum(` + spent + ` unless on (model, kind) ` + priceTable + `)`
@@ -16,13 +17,13 @@ const (
 
 func llm() *page {
 	p := &page{name: "llm", title: "usaged: LLM tokens and cost by model", from: "now-7d", refresh: "5m",
-		about: "What language models cost, which of them, and where it goes. Prices are yours: see the table of prices at the end."}
+		about: "What language models cost, which of them, and where it goes. Prices are yours: a table that you edit, shown at the end."}
 	p.variables = []cog.Builder[dashboard.VariableModel]{
-		textVariable("default_price", "Price if none", "0", "USD per million tokens of models without a price, for a quick look. Lasting prices are in the rules file."),
+		textVariable("default_price", "Price if none", "0", "USD per million tokens without a price, for a quick look; 0 leaves them out. Lasting prices are in the table of --prices.file."),
 	}
 	p.add(5,
 		wide(8, &panel{
-			title: "Cost", unit: "currencyUSD", look: numbers, decimals: ptr(2.0), steps: []step{{0, plain}}, noValue: "too early",
+			title: "Cost", unit: "currencyUSD", look: numbers, decimals: ptr(2.0), steps: []step{{0, plain}}, noValue: "no prices",
 			about: "Tokens times price in the time shown, and against the time of the same length before. Red is growth.",
 			queries: []query{
 				now(`sum(`+cost+`)`, "in the time shown"),
@@ -41,17 +42,17 @@ func llm() *page {
 			`1000 * sum(`+cost+`) / (sum(increase(usage_events_total{event_type=~"sql_generation|spreadsheet_formula"}[$__range])) > 0)`)),
 		wide(4, &panel{
 			title: "No price", unit: "percentunit", look: light, steps: []step{{0, good}, {0.01, watch}, {0.2, worst}}, decimals: ptr(0.0),
-			about:   "The part of the tokens whose model and kind have no price in the rules file. The cost is too low by what they cost.",
+			about:   "The part of the tokens whose model and kind have no price in the table. The cost is too low by what they cost.",
 			queries: []query{now(`(`+unpriced+` or vector(0)) / (sum(increase(usage_llm_tokens_total[$__range])) > 0)`, "")},
 		}))
 	p.row("Cost")
 	p.add(8, wide(8, &panel{
 		title: "Cost by model", unit: "currencyUSD", look: bars, steps: []step{{0, plain}}, min: ptr(0.0), decimals: ptr(2.0),
-		about:   "Of the time shown, the ten dearest.",
+		about: "Of the time shown, the ten dearest. A model without a price is not among them.", noValue: "no prices",
 		queries: []query{now(`sort_desc(topk(10, `+cost+`))`, "{{model}}")},
 	}), wide(16, &panel{
 		title: "Cost a day by model", unit: "currencyUSD", look: days, interval: "1d", decimals: ptr(2.0),
-		about:   "Each bar is one day that is over. A day is 24 hours of what was recorded.",
+		about: "Each bar is one day that is over, of the reader's time zone, at the prices of that day.", noValue: "no prices, or no day with them",
 		queries: []query{curve(`sum by (model) (usage:llm_tokens:increase1d * on (model, kind) `+anyPrice+`) / 1e6 > 0`, "{{model}}")},
 	}))
 	p.row("Tokens")
@@ -69,35 +70,45 @@ func llm() *page {
 	return p
 }
 
-const priceHelp = "Prices are rules, so that every dashboard, alert and query has the same, and their history is kept: the bars of past days " +
-	"have the prices of their days, the totals those of now.\n\n" +
-	"1. Copy `dashboards/prices.yml`, or add its group to the rules file that you have.\n" +
-	"2. One line is one price: `model`, `kind` (`prompt`, `completion` or `other`), and USD per million tokens.\n" +
-	"3. Start `usaged` with `--rules.file=prices.yml`; later `POST /-/reload`, or SIGHUP, reads it again. In a Prometheus it goes under `rule_files`.\n\n" +
-	"The box at the top of this page is for a quick look: what a million tokens cost of models that have no price."
+const priceHelp = "What a token costs is a table, a line per model, in USD per million tokens:\n\n" +
+	"```\nmodel,prompt,completion\nlarge-1,3.00,15.00\nsmall-1,0.15,0.60\n```\n\n" +
+	"Edit it in any spreadsheet or editor: it is the file that `usaged --prices.file` names, such as `dashboards/prices.csv`. " +
+	"`POST /-/reload` or SIGHUP reads it again; a mistake is named by its line, and what was in force stays.\n\n" +
+	"An empty cell is no price. Past days keep the prices of their days; totals have those of now. The box at the top of the page tries a " +
+	"price for all that have none."
 
 func money(title, about, expr string) *panel {
 	return &panel{title: title, about: about, unit: "currencyUSD", look: number, steps: []step{{0, plain}}, decimals: ptr(2.0), queries: []query{now(expr, "")}}
 }
 
+// priceList is the operator's table, beside what each model used.
 func priceList() *panel {
+	price := func(kind string) query {
+		return columnsOf(`max by (model) (usage_llm_price_usd_per_million{kind="` + kind + `"})`)
+	}
+	used := `sum by (model) (` + spent + `)`
 	return &panel{
-		title: "Prices, and what they come to", unit: "short", look: grid, noValue: "–",
-		about: "Every model and kind of token in the time shown, with its price, and the cost. A price in red is none: the box at the top of the page is taken.",
+		title: "Prices per million tokens, and what they come to", unit: "short", look: grid, noValue: "–",
+		about: "The table of prices, and every model that was used in the time shown, with its tokens and their cost. No price is not 0: such tokens " +
+			"are left out of the cost, unless the box at the top of the page has a price for them.",
 		queries: []query{
-			columnsOf(priceTable + ` or on (model, kind) 0 * (` + spent + ` > 0) + $default_price`),
-			columnsOf(spent + ` > 0`),
-			columnsOf(`(` + spent + ` > 0) * on (model, kind) ` + anyPrice + ` / 1e6`),
+			price("prompt"), price("completion"),
+			columnsOf(`round(` + used + ` > 0)`), columnsOf(cost),
+			columnsOf(`(sum by (model) (` + spent + ` unless on (model, kind) ` + priceTable + `) or ` + used + ` * 0) / (` + used + ` > 0)`),
 		},
 		changes: []dashboard.DataTransformerConfig{
-			joined(), largestFirst("Value #C"),
-			titled([]string{"model", "kind", "Value #A", "Value #B", "Value #C"}, map[string]string{
-				"model": "Model", "kind": "Kind", "Value #A": "USD per million", "Value #B": "Tokens", "Value #C": "Cost",
+			joined(), largestFirst("Value #D"),
+			titled([]string{"model", "Value #A", "Value #B", "Value #C", "Value #E", "Value #D"}, map[string]string{
+				"model": "Model", "Value #A": "Prompt", "Value #B": "Completion", "Value #C": "Tokens", "Value #E": "Without price", "Value #D": "Cost",
 			}),
 		},
 		special: []override{
-			column("USD per million", "currencyUSD", step{0, worst}, step{1e-6, faint}),
-			column("Tokens", "short"), bar("Cost", "currencyUSD"),
+			{name: "/Prompt|Completion/", properties: []dashboard.DynamicConfigValue{
+				property("unit", "currencyUSD"), property("decimals", 2), property("noValue", "no price"),
+			}},
+			column("Without price", "percentunit", step{0, faint}, step{1e-9, bad}, step{0.2, worst}),
+			bar("Cost", "currencyUSD"),
+			{name: "Cost", properties: []dashboard.DynamicConfigValue{property("decimals", 2)}},
 		},
 	}
 }

@@ -46,6 +46,17 @@ func light() cog.Builder[dashboard.Panel] {
 		ColorScheme(colored(dashboard.FieldColorModeIdThresholds))
 }
 
+// stacked are lights above each other, and named the same with the names of the series in place of their values.
+func stacked() cog.Builder[dashboard.Panel] { return pile(common.BigValueTextModeValue) }
+func named() cog.Builder[dashboard.Panel]   { return pile(common.BigValueTextModeName) }
+
+func pile(text common.BigValueTextMode) cog.Builder[dashboard.Panel] {
+	return stat.NewPanelBuilder().ReduceOptions(lastValue()).Orientation(common.VizOrientationHorizontal).
+		ColorMode(common.BigValueColorModeBackgroundSolid).GraphMode(common.BigValueGraphModeNone).
+		JustifyMode(common.BigValueJustifyModeCenter).TextMode(text).
+		ColorScheme(colored(dashboard.FieldColorModeIdThresholds))
+}
+
 func dial() cog.Builder[dashboard.Panel] {
 	return gauge.NewPanelBuilder().ReduceOptions(lastValue()).Orientation(common.VizOrientationAuto).ShowThresholdMarkers(true).
 		ColorScheme(colored(dashboard.FieldColorModeIdThresholds))
@@ -91,7 +102,7 @@ func limited() cog.Builder[dashboard.Panel] {
 
 // states are coloured stretches of time, a line for each series, with the words and colours of mappings.
 func states() cog.Builder[dashboard.Panel] {
-	return statetimeline.NewPanelBuilder().MergeValues(true).ShowValue(common.VisibilityModeAuto).RowHeight(0.85).
+	return statetimeline.NewPanelBuilder().PerPage(0).MergeValues(true).ShowValue(common.VisibilityModeAuto).RowHeight(0.85).
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(false).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom).Calcs([]string{})).
 		ColorScheme(colored(dashboard.FieldColorModeIdPaletteClassic)).FillOpacity(75).LineWidth(0)
 }

@@ -50,7 +50,7 @@ func render(runbooks string) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	for _, p := range []*page{
-		executive(), systemManager(books), nl2sql(), llm(), publishing(), operations(books), runbookPage(books),
+		executive(), systemManager(), nl2sql(), llm(), publishing(), operations(books), runbookPage(books),
 	} {
 		d, err := p.build()
 		if err != nil {

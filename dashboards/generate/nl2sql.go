@@ -56,16 +56,17 @@ func nl2sql() *page {
 	}))
 	p.row("Policies")
 	p.add(8, wide(14, &panel{
-		title: "Questions by policy an hour", unit: "short", look: area, interval: "5m",
-		about:   "Questions on which a policy had something to say. One question may have several.",
-		queries: []query{curve(`usage:policy_hits:increase1h`, "{{policy}}")},
+		title: "Policy hits a day", unit: "short", look: days, interval: "1d",
+		about: "Questions on which a policy had something to say. Each bar is one day that is over, of the reader's time zone. One question may " +
+			"have several.",
+		queries: []query{curve(`usage:policy_hits:increase1d > 0`, "{{policy}}")},
 	}), wide(10, policyTable()))
 	return p
 }
 
 // total is how much there was in the time shown.
 func total(title, about, expr string) *panel {
-	return &panel{title: title, about: about, unit: "short", look: number, steps: []step{{0, plain}}, queries: []query{now(expr, "")}}
+	return &panel{title: title, about: about, unit: "short", look: number, steps: []step{{0, plain}}, queries: []query{now(`round(`+expr+`)`, "")}}
 }
 
 // made is what there was of a type in the time shown, against the time before, and the part that failed.
@@ -75,7 +76,7 @@ func made(title, what, eventType, more string) *panel {
 		about: "Events of the type " + eventType + " in the time shown, against the time of the same length before, and the part that failed of those " +
 			"that said how they ended. " + more,
 		queries: []query{
-			now(`sum(increase(usage_events_total{event_type="`+eventType+`"}[$__range]))`, what),
+			now(`round(sum(increase(usage_events_total{event_type="`+eventType+`"}[$__range])))`, what),
 			now(grown(eventType), "on the time before"), now(failedOf(eventType), "failed"),
 		},
 		special: []override{grows("on the time before"), fails("failed")},
@@ -84,7 +85,7 @@ func made(title, what, eventType, more string) *panel {
 
 func policyShare() *panel {
 	return &panel{
-		title: "Policy hits", unit: "percentunit", look: number, steps: []step{{0, plain}}, decimals: ptr(0.0),
+		title: "Policy hits", unit: "percentunit", look: number, steps: []step{{0, plain}}, decimals: ptr(1.0),
 		about:   "Policies that had something to say, per question: more than 100% where most questions meet several.",
 		queries: []query{now(`(sum(`+hits+`) or vector(0)) / (`+asked+` > 0)`, "")},
 	}
@@ -92,10 +93,10 @@ func policyShare() *panel {
 
 func policyTable() *panel {
 	return &panel{
-		title: "Policies", unit: "short", look: grid,
+		title: "Policies", unit: "short", look: grid, noValue: "too early",
 		about: "How often each policy applied in the time shown, to what part of all questions, and against the time of the same length before.",
 		queries: []query{
-			columnsOf(hits),
+			columnsOf(`round(` + hits + `)`),
 			columnsOf(hits + ` / on () group_left () (` + asked + ` > 0)`),
 			columnsOf(hits + ` / (sum by (policy) (increase(usage_policy_hits_total[$__range]` + before + `)) > 0) - 1`),
 		},
@@ -105,6 +106,6 @@ func policyTable() *panel {
 				"policy": "Policy", "Value #A": "Hits", "Value #B": "Of questions", "Value #C": "On the time before",
 			}),
 		},
-		special: []override{bar("Hits", "short"), column("Of questions", "percentunit"), column("On the time before", "percentunit", change...)},
+		special: []override{bar("Hits", "short"), column("Of questions", "percentunit"), column("On the time before", "percentunit")},
 	}
 }

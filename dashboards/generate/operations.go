@@ -26,7 +26,7 @@ func percentile(q, metric string) string {
 var (
 	anyIsBad  = []step{{0, good}, {1e-9, worst}}
 	lagSteps  = []step{{0, good}, {10, watch}, {60, bad}, {900, worst}}
-	diskSteps = []step{{0, worst}, {0.1, bad}, {0.2, watch}, {0.3, good}}
+	diskSteps = []step{{0, worst}, {0.05, bad}, {0.1, watch}, {0.2, good}}
 )
 
 func operations(books runbooks) *page {
@@ -62,7 +62,7 @@ func accepting(books runbooks) *panel {
 
 func rejecting(books runbooks) *panel {
 	return &panel{
-		title: "Refused", unit: "cps", look: light, steps: anyIsBad,
+		title: "Refused", unit: "eps", look: light, steps: anyIsBad,
 		about:   "Events a second that could not be taken though they were right: journal, memory or a fault of usaged. Senders repeat, not for ever.",
 		queries: []query{now(orZero(`sum(rate(usaged_ingest_rejected_events_total@[$__rate_interval]))`), "")},
 		links:   []linkTo{books.link("UsagedIngestRejecting")},
@@ -80,7 +80,7 @@ func lagNow(books runbooks) *panel {
 
 func diskNow(books runbooks) *panel {
 	return &panel{
-		title: "Disk", unit: "percentunit", look: light, steps: diskSteps, decimals: ptr(0.0),
+		title: "Disk free", unit: "percentunit", look: light, steps: diskSteps, decimals: ptr(0.0),
 		about:   "What is free where the fullest data directory is. A full disk refuses events.",
 		queries: []query{now(chosen(`min(usaged_data_free_bytes@ / usaged_data_size_bytes@)`), "")},
 		links:   []linkTo{books.link("UsagedDiskFilling")},
@@ -106,7 +106,7 @@ func firing() *panel {
 
 func accepted() *panel {
 	return &panel{
-		title: "Events accepted and counted a second", unit: "cps", look: lines,
+		title: "Events accepted and counted a second", unit: "eps", look: lines,
 		about: "Accepted is what got a 202, counted what is in the figures; duplicates are repetitions that were recognised by their id. " +
 			"Accepted = counted + duplicates + what waits.",
 		queries: []query{
@@ -114,7 +114,7 @@ func accepted() *panel {
 			rate(`sum(rate(usaged_applied_events_total@[$__rate_interval]))`, "counted"),
 			rate(`sum(rate(usaged_duplicate_events_total@[$__rate_interval]))`, "duplicates"),
 		},
-		special: []override{fixed("accepted", plain), fixed("counted", good, property("custom.fillOpacity", 0)), fixed("duplicates", faint)},
+		special: []override{fixed("accepted", plain), fixed("counted", good, dashed()), fixed("duplicates", faint)},
 	}
 }
 
@@ -183,7 +183,7 @@ func journalSize() *panel {
 
 func inflight() *panel {
 	return &panel{
-		title: "Memory of bodies, of its limit", unit: "percentunit", look: limited, steps: []step{{0, good}, {0.8, bad}, {1, worst}}, min: ptr(0.0), max: ptr(1.0),
+		title: "Bodies in memory, of the limit", unit: "percentunit", look: limited, steps: []step{{0, good}, {0.8, bad}, {1, worst}}, min: ptr(0.0), max: ptr(1.0),
 		about:   "Bodies that are being received and accepted. At the limit, requests are answered with 503 overloaded.",
 		queries: []query{rate(`max by (instance) (usaged_ingest_inflight_bytes@ / usaged_ingest_inflight_limit_bytes@)`, "{{instance}}")},
 	}
@@ -217,8 +217,8 @@ func applying() *panel {
 
 func storeErrors(books runbooks) *panel {
 	return &panel{
-		title: "Store: errors a second, and connected", unit: "cps", look: lines,
-		about: "Reads and writes that failed and are repeated; not connected is 1 where the store has not been reached since the start.",
+		title: "Store: errors a second, replicas without it", unit: "short", look: lines,
+		about: "Reads and writes that failed and are repeated; and how many replicas have not reached the store since their start.",
 		queries: []query{
 			rate(`sum by (instance) (rate(usaged_store_errors_total@[$__rate_interval]))`, "errors at {{instance}}"),
 			rate(`count(usaged_store_connected@ == 0) or vector(0)`, "not connected"),
@@ -230,7 +230,7 @@ func storeErrors(books runbooks) *panel {
 
 func counted() *panel {
 	return &panel{
-		title: "Rewinds, and batches a second", unit: "cps", look: lines,
+		title: "Rewinds, and batches a second", unit: "short", look: lines,
 		about: "A rewind applies again from the journal what the store had lost, as after a failover of Redis.",
 		queries: []query{
 			rate(`sum(rate(usaged_rewinds_total@[$__rate_interval]))`, "rewinds"),

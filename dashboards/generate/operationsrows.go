@@ -66,7 +66,7 @@ or on () label_replace(vector(0), "endpoint", "nowhere", "", "")`, "{{endpoint}}
 				links: []linkTo{books.link("UsagedRemoteWriteBehind")},
 			}),
 			wide(12, &panel{
-				title: "Remote write: samples a second", unit: "cps", look: area,
+				title: "Remote write: samples a second", unit: "short", look: area,
 				about: "By what became of them. Refused are gone for that receiver. 0 where nothing is sent anywhere.",
 				queries: []query{rate(`sum by (endpoint, outcome) (rate(usaged_remote_write_samples_total@[$__rate_interval]))
 or on () label_replace(vector(0), "endpoint", "nowhere", "", "")`, "{{endpoint}} {{outcome}}")},

@@ -25,7 +25,7 @@ type panel struct {
 	special  []override
 	changes  []dashboard.DataTransformerConfig // in the order in which Grafana applies them
 	interval string                            // the least distance of two points
-	noValue  string
+	noValue  string                            // instead of a value that is absent
 	links    []linkTo
 	during   string // instead of the dashboard's time
 
@@ -106,7 +106,10 @@ func (p *panel) fields(built *dashboard.Panel) {
 		f.Unit = &p.unit
 	}
 	f.Decimals, f.Min, f.Max, f.Mappings = p.decimals, p.min, p.max, p.mappings
-	if p.noValue != "" {
+	if p.noValue == "" {
+		p.noValue = "nothing in the time shown"
+	}
+	if len(p.queries) > 0 {
 		f.NoValue = &p.noValue
 	}
 	if len(p.steps) > 0 {

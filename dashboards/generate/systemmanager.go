@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
-	"github.com/grafana/grafana-foundation-sdk/go/common"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
@@ -13,14 +12,14 @@ var (
 	modeSteps = []step{{0, good}, {1, watch}, {2, bad}, {3, worst}}
 )
 
-func systemManager(books runbooks) *page {
+func systemManager() *page {
 	p := &page{name: "system-manager", title: "usaged: System Manager", from: "now-24h", refresh: "1m", everyMode: true,
 		about: "The score that the System Manager acts on: what it is, why, and how far usage is from what past weeks led to expect."}
 	p.variables = []cog.Builder[dashboard.VariableModel]{
 		choiceVariable("event_type", "Event type", "usage:health:scope", "__all__", "What is compared with its past; __all__ is all types together."),
-		choiceVariable("window", "Window", "usage:activity:observed", "1h", "Over how long events are counted: 15 minutes for busy types, a day for slow ones."),
+		listVariable("window", "Window", []string{"15m", "1h", "6h", "1d"}, "1h", "Over how long events are counted: 15 minutes for busy types, a day for slow ones."),
 	}
-	p.add(6, wide(4, scoreNow()), wide(4, modeStat()), wide(8, componentsNow()), wide(4, expectedPart()), wide(4, alertsNow(books)))
+	p.add(6, wide(4, scoreNow()), wide(4, modeStat()), wide(8, componentsNow()), wide(4, expectedPart()), wide(4, alertsNow()))
 	p.add(9, wide(15, band()), wide(9, typeTable()))
 	p.row("History")
 	p.add(8, wide(12, scoreCurve()), wide(12, &panel{
@@ -51,36 +50,44 @@ func scoreNow() *panel {
 
 func modeStat() *panel {
 	return &panel{
-		title: "Mode", look: light, mappings: modes(), steps: modeSteps, noValue: "unknown",
-		about:   "It gets worse when the score was low for five minutes, and better when it was well above the threshold for fifteen.",
-		queries: []query{now(`usage:health:mode`, "")},
+		title: "Mode, since", look: stacked, mappings: modes(), steps: modeSteps, noValue: "unknown",
+		about: "It gets worse when the score was low for five minutes, and better when it was well above the threshold for fifteen. " +
+			"Since when it is what it is, is known for 31 days.",
+		queries: modeAndSince(), special: []override{ago("since")},
 	}
+}
+
+func modeAndSince() []query {
+	return []query{now(`usage:health:mode`, "mode"), now(`1000 * max(usage:health:since{event_type="__all__"})`, "since")}
 }
 
 func componentsNow() *panel {
 	return &panel{
-		title: "Why: components now", unit: "percentunit", look: bars, steps: parts, min: ptr(0.0), max: ptr(1.0), decimals: ptr(0.0),
-		about:   "The lowest is the reason for the score. 100% is good; one that is dead pulls the score down alone. An absent one is not known.",
-		queries: []query{now(`sort(usage:health:component{event_type="__all__"})`, "{{component}}")},
+		title: "Why: components now", unit: "percentunit", look: bars, noValue: "not known",
+		steps: append([]step{{0, gray}}, parts...), min: ptr(0.0), max: ptr(1.0), decimals: ptr(0.0),
+		about: "The lowest is the reason for the score. 100% is good; one that is dead pulls the score down alone. One that is not known drops " +
+			"out: of activity, Types not judged at the end of the page says why.",
+		queries: []query{now(`sort(usage:health:component{event_type="__all__"} or on (component) usage:health:weight * NaN)`, "{{component}}")},
 	}
 }
 
 func expectedPart() *panel {
 	return &panel{
-		title: "Of expected", unit: "percentunit", look: number, decimals: ptr(0.0), noValue: "too few weeks",
-		steps: []step{{0, worst}, {0.5, bad}, {0.7, watch}, {0.85, good}},
-		about: "Events in the chosen window as a part of what the same time of past weeks leads to expect. Below 70%, and below the band, is a drop.",
+		title: "Of expected", unit: "percentunit", look: number, decimals: ptr(0.0), noValue: "not known", steps: []step{{0, plain}},
+		about: "Events in the chosen window as a part of what the same time of past weeks leads to expect. Below 70% and below the band it is a drop; " +
+			"below 70% within the band it is chance.",
 		queries: []query{curve(`usage:activity:observed{event_type="$event_type",window="$window"}
 / usage:activity:expected{event_type="$event_type",window="$window"}`, "")},
 	}
 }
 
-func alertsNow(books runbooks) *panel {
+func alertsNow() *panel {
 	return &panel{
-		title: "Alerts", unit: "short", look: light, steps: []step{{0, good}, {1, worst}},
-		about:   "Alerts about usage that fire now: drops, failures, no events at all. The runbooks say what to do.",
-		links:   []linkTo{books.link("UsageActivityDropped")},
-		queries: []query{now(`count(ALERTS{alertname=~"Usage[^d].*",alertstate="firing"}) or vector(0)`, "")},
+		title: "Alerts firing", unit: "short", look: named, steps: []step{{0, good}, {1, worst}},
+		about: "Alerts about usage that fire now: drops, failures, no events at all. The runbooks say what to do.",
+		links: []linkTo{{"Runbooks", "/d/usaged-runbooks"}},
+		queries: []query{now(`count by (alertname) (ALERTS{alertname=~"Usage[^d].*",alertstate="firing"})
+or on () label_replace(vector(0), "alertname", "none", "", "")`, "{{alertname}}")},
 	}
 }
 
@@ -89,9 +96,10 @@ func band() *panel {
 	const labels = `{event_type="$event_type",window="$window"}`
 	hidden := []dashboard.DynamicConfigValue{property("custom.lineWidth", 0), property("custom.hideFrom", map[string]any{"legend": true, "tooltip": false, "viz": false})}
 	return &panel{
-		title: "Actual and expected: $event_type in $window", unit: "short", look: lines, interval: "1m",
+		title: "Actual and expected: $event_type in $window", unit: "short", look: lines, interval: "1m", noValue: "too early: this takes an hour, and what is usual two weeks",
 		about: "Events in the window before each moment, beside the median of the same time in the past four weeks and the band in which it usually lies. " +
-			"Below the band and below 70% of what was expected, it is a drop. Events that came late are left out.",
+			"Below the band and below 70% of what was expected, it is a drop. Events that came late are left out. A gap is a time of which nothing is " +
+			"known: quiet, or counting was over a minute behind; later weeks leave it out of what they expect.",
 		queries: []query{
 			curve(`usage:activity:lower`+labels, "lower edge"),
 			curve(`usage:activity:upper`+labels, "usual"),
@@ -102,7 +110,7 @@ func band() *panel {
 			fixed("lower edge", gray, append(hidden, property("custom.fillOpacity", 0))...),
 			fixed("usual", gray, property("custom.lineWidth", 0), property("custom.fillBelowTo", "lower edge"), property("custom.fillOpacity", 18)),
 			fixed("expected", bad, property("custom.lineWidth", 2), property("custom.fillOpacity", 0),
-				property("custom.lineStyle", map[string]any{"fill": string(common.LineStyleFillDash), "dash": []int{6, 6}})),
+				dashed()),
 			fixed("actual", plain, property("custom.lineWidth", 2), property("custom.fillOpacity", 0)),
 		},
 	}
