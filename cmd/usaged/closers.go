@@ -20,6 +20,9 @@ func (c *closers) push(name string, close func(context.Context) error) {
 	c.steps = append(c.steps, closer{name, close})
 }
 
+// stopPatience is how long a step may take without being told of.
+const stopPatience = time.Second
+
 // close runs every step, each within stopTimeout, and names those that fail. A step that hangs is left behind.
 func (c *closers) close(log *slog.Logger) error {
 	var errs []error
@@ -27,6 +30,9 @@ func (c *closers) close(log *slog.Logger) error {
 		step := c.steps[i]
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		slow := time.AfterFunc(stopPatience, func() {
+			log.Info("still stopping", "waiting_for", step.name, "at_most_seconds", stopTimeout.Seconds())
+		})
 		done := make(chan error, 1)
 		go func() { done <- step.close(ctx) }()
 		select {
@@ -38,6 +44,7 @@ func (c *closers) close(log *slog.Logger) error {
 			errs = append(errs, fmt.Errorf("close %s: not done after %s", step.name, stopTimeout))
 		}
 		cancel()
+		slow.Stop()
 		log.Debug("closed", "step", step.name, "elapsed_seconds", time.Since(began).Seconds())
 	}
 	c.steps = nil

@@ -249,10 +249,17 @@ func (d *instance) do(method, path, role string, header map[string]string, body 
 	return answer{resp.StatusCode, resp.Header, data}
 }
 
-// get reads a path that must answer 200.
+// get reads a path that must answer 200, if need be after a while: a daemon whose store is slow, as on a busy machine, asks for
+// patience with 503.
 func (d *instance) get(path, role string) []byte {
 	d.tb.Helper()
-	a := d.do(http.MethodGet, path, role, nil, nil)
+	var a answer
+	eventually(d.tb, "GET "+path, func() error {
+		if a = d.do(http.MethodGet, path, role, nil, nil); a.status == http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d: %s", a.status, a.body)
+		}
+		return nil
+	})
 	if a.status != http.StatusOK {
 		d.tb.Fatalf("GET %s: status %d, want 200: %s", path, a.status, a.body)
 	}

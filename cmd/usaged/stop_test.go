@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestStop stops the daemon under load. It says so by its readiness before it refuses anything, answers what is in flight,
-// exits with 0, and has lost nothing.
+// TestStop stops the daemon under load. It says so by its readiness before it refuses anything, says what it waits for, answers
+// what is in flight, exits with 0, and has lost nothing.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	d := newInstance(t, "--web.drain-delay=1s")
@@ -34,6 +34,12 @@ func TestStop(t *testing.T) {
 		if conn, err := net.Dial("tcp", address); err == nil {
 			conn.Close()
 			return errors.New("it still listens")
+		}
+		return nil
+	})
+	eventually(t, "a word on what the stop waits for", func() error {
+		if log := d.log.String(); !strings.Contains(log, `msg="still stopping" waiting_for="HTTP server"`) {
+			return errors.New("not in the log")
 		}
 		return nil
 	})
