@@ -89,7 +89,7 @@ func (c *checkpoints) write(cp *checkpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(c.path(cp.Segment), append(data, '\n'), 0o644); err != nil {
+	if err := durable.WriteFile(c.path(cp.Segment), append(data, '\n'), 0o640); err != nil {
 		return fmt.Errorf("write checkpoint of segment %d: %w", cp.Segment, err)
 	}
 	c.list = append(c.list, cp)

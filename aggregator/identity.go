@@ -99,7 +99,7 @@ func (id *identity) save() error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(id.path, append(data, '\n'), 0o644)
+	return durable.WriteFile(id.path, append(data, '\n'), 0o640)
 }
 
 // last is the producer that new events count under.

@@ -43,7 +43,7 @@ func (l *labels) save() error {
 	}
 	data, err := json.MarshalIndent(l.Labels, "", "  ")
 	if err == nil {
-		err = durable.WriteFile(l.path, append(data, '\n'), 0o644)
+		err = durable.WriteFile(l.path, append(data, '\n'), 0o640)
 	}
 	if err != nil {
 		return fmt.Errorf("write labels: %w", err)

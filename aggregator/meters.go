@@ -132,7 +132,7 @@ func (h *history) save(next historyFile) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(h.path, append(data, '\n'), 0o644); err != nil {
+	if err := durable.WriteFile(h.path, append(data, '\n'), 0o640); err != nil {
 		h.unsaved = true // even so the new file may be what the next start finds
 		return fmt.Errorf("write %s: %w", h.path, err)
 	}

@@ -34,7 +34,7 @@ var help = map[string]string{
 	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
 	"usaged_fenced":                      "1 where another process has taken over this producer id and this one has stopped applying.",
 	"usaged_checkpoint_errors_total":     "Checkpoints that could not be written.",
-	"usaged_journal_retired_early":       "1 after the size limit has deleted events inside the retention window.",
+	"usaged_journal_retired_early":       "1 once this process has deleted events inside the retention window because of the size limit.",
 	"usaged_apply_lag_seconds":           "Age of the oldest event that has been accepted and not applied, 0 where there is none.",
 	"usaged_apply_pending_events":        "Events that have been accepted and not applied.",
 	"usaged_store_connected":             "1 once the store has been reached and applying has begun.",

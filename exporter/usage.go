@@ -126,7 +126,7 @@ func (u *Usage) save(totals meter.Totals) {
 	high := highWater{Version: highWaterVersion, Totals: totals}
 	data, err := json.Marshal(high)
 	if err == nil {
-		err = durable.WriteFile(u.cfg.Path, append(data, '\n'), 0o644)
+		err = durable.WriteFile(u.cfg.Path, append(data, '\n'), 0o640)
 	}
 	if err != nil {
 		u.failures.Inc()

@@ -23,6 +23,7 @@ import (
 	"usaged/aggregator/store/redis"
 	"usaged/api"
 	"usaged/exporter/embedded"
+	"usaged/rules/price"
 	"usaged/rules/quiet"
 )
 
@@ -39,6 +40,7 @@ type config struct {
 	tokensFile    string
 	metersFile    string
 	quietFile     string
+	pricesFile    string
 	redis         redis.Config
 	prometheus    prometheusConfig
 	health        healthConfig
@@ -94,7 +96,7 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	}
 	flag("web.listen-address", "Address to listen on. Repeatable.").Default("127.0.0.1:8080").StringsVar(&cfg.listen)
 	flag("web.config.file", "File with TLS settings, in the format of Prometheus' exporter toolkit. Default: no TLS.").StringVar(&cfg.webConfigFile)
-	flag("web.metrics-auth", "Demand a viewer's or an admin's token for /metrics.").BoolVar(&cfg.metricsAuth)
+	flag("web.metrics-auth", "Demand a viewer's or an admin's token for /metrics.").SetValue(newToggle("web.metrics-auth", &cfg.metricsAuth))
 	flag("web.drain-delay", "How long to answer requests, with /-/ready saying 503, before stopping: the time that a load balancer needs to notice.").
 		Default("0s").SetValue(&value[time.Duration]{"web.drain-delay", "a duration such as 10s", &cfg.drainDelay, time.ParseDuration})
 	flag("data.dir", "Directory of the journal, the embedded database and the tokens. Made where absent.").Default("./data").StringVar(&cfg.dataDir)
@@ -108,6 +110,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		StringVar(&cfg.metersFile)
 	flag("quiet.file", "File with planned quiet times, in which fewer events are no cause for concern. Read again at a reload. Default: none.").
 		StringVar(&cfg.quietFile)
+	flag("prices.file", "Table of what tokens of language models cost: CSV with the columns model, prompt, completion. Read again at a reload. Default: none.").
+		StringVar(&cfg.pricesFile)
 	flag("redis.url", "Redis to keep the rollups in: redis://host:port, rediss:// for TLS, unix:///path, redis+sentinel://host,host/master, redis+cluster://host,host. Default: none, an embedded SQLite database.").
 		PlaceHolder("URL").StringVar(&cfg.redis.URL)
 	flag("redis.partitions", "Partitions of the rollups in Redis, fixed when they are first used. Default: what Redis says, or 1, or 16 for a cluster.").
@@ -147,6 +151,17 @@ func (v *value[T]) Set(text string) error {
 
 func (v *value[T]) String() string { return fmt.Sprint(*v.to) }
 
+// toggle is a flag that is true where it is given, without a value.
+type toggle struct{ *value[bool] }
+
+// IsBoolFlag is what kingpin asks.
+func (toggle) IsBoolFlag() bool { return true }
+
+// newToggle returns the value of a toggle.
+func newToggle(flag string, to *bool) kingpin.Value {
+	return toggle{&value[bool]{flag, "true or false", to, strconv.ParseBool}}
+}
+
 // envName returns the environment variable of a flag.
 func envName(flag string) string {
 	return "USAGE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flag))
@@ -156,7 +171,7 @@ func envName(flag string) string {
 func (cfg *config) validate() error {
 	var errs []error
 	for _, address := range append([]string{cfg.debugListen}, cfg.listen...) {
-		if _, _, err := net.SplitHostPort(address); err != nil && address != "" {
+		if _, port, err := net.SplitHostPort(address); address != "" && (err != nil || !isPort(port)) {
 			errs = append(errs, fmt.Errorf("--web.listen-address or --debug.listen-address: %q is not host:port", address))
 		}
 	}
@@ -182,6 +197,12 @@ func (cfg *config) validate() error {
 	return errors.Join(errs...)
 }
 
+// isPort says whether the system can listen on a port, a number or a service's name.
+func isPort(port string) bool {
+	_, err := net.LookupPort("tcp", port)
+	return err == nil
+}
+
 // checkFiles checks the files that the configuration names, without making any.
 func (cfg *config) checkFiles() error {
 	if info, err := os.Stat(cfg.dataDir); err == nil && !info.IsDir() {
@@ -197,7 +218,10 @@ func (cfg *config) checkFiles() error {
 	if _, err := api.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, quiet.Check(cfg.quietFile))
+	if cfg.redis.URL != "" {
+		errs = append(errs, redis.Check(cfg.redis))
+	}
+	errs = append(errs, quiet.Check(cfg.quietFile), price.Check(cfg.pricesFile))
 	if _, err := cfg.health.central(); err != nil {
 		errs = append(errs, err)
 	}

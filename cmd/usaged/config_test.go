@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,6 +135,10 @@ func TestCommandLine(t *testing.T) {
 		{"it checks the environment", []string{"--check-config"}, []string{"USAGE_RETENTION_DAYS=0"}, 2, "", "--retention.days"},
 		{"it lets a flag win", []string{"--check-config", "--retention.days=3"}, []string{"USAGE_RETENTION_DAYS=0"}, 0, "configuration is valid", ""},
 		{"it checks files", []string{"--check-config", "--web.config.file=" + web + ".not"}, nil, 1, "", "--web.config.file"},
+		{"it names the variable of a bad switch", []string{"--check-config"}, []string{"USAGE_WEB_METRICS_AUTH=maybe"}, 2, "", `USAGE_WEB_METRICS_AUTH: "maybe" is not true or false`},
+		{"it checks ports", []string{"--check-config", "--web.listen-address=127.0.0.1:99999"}, nil, 2, "", `"127.0.0.1:99999" is not host:port`},
+		{"it checks the URL of Redis", []string{"--check-config", "--redis.url=http://x"}, nil, 1, "", "redis://"},
+		{"it checks the password file of Redis", []string{"--check-config", "--redis.url=redis://x", "--redis.password-file=" + web + ".not"}, nil, 1, "", web + ".not"},
 		{"it checks tokens", []string{"--check-config", "--auth.tokens-file=" + writeFile(t, "t.yml", badRole)}, nil, 1, "", "t.yml:2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -146,6 +151,40 @@ func TestCommandLine(t *testing.T) {
 				t.Error("the data directory was made")
 			}
 		})
+	}
+}
+
+// TestFilesAreClosedToOthers starts on a directory that is open to everybody, as one made by hand is.
+func TestFilesAreClosedToOthers(t *testing.T) {
+	t.Parallel()
+	d := newInstance(t)
+	if err := os.Chmod(filepath.Dir(d.dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(d.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	d.post(`{"event_type":"a"}`)
+	d.settle()
+	d.stop()
+	files := 0
+	err := filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == d.dir {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Mode()&0o007 != 0 && entry.Name() != "usaged.url" {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		files++
+		return err
+	})
+	if err != nil || files < 5 {
+		t.Errorf("%d files, %v", files, err)
 	}
 }
 

@@ -21,7 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 
@@ -36,6 +35,7 @@ import (
 	"usaged/exporter"
 	"usaged/exporter/backfill"
 	"usaged/exporter/embedded"
+	"usaged/rules/price"
 	"usaged/rules/quiet"
 )
 
@@ -92,6 +92,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err := d.openQuiet(); err != nil {
 		return err
 	}
+	if d.prices, err = price.Open(cfg.pricesFile); err != nil {
+		return err
+	}
 	if err := d.export(&open); err != nil {
 		return err
 	}
@@ -125,6 +128,7 @@ type daemon struct {
 	agg        *aggregator.Aggregator
 	reader     *aggregator.Reader
 	quiet      *quiet.Times
+	prices     *price.Table
 	prometheus *embedded.Prometheus // nil where it is off
 	backfill   *backfill.Backfiller // nil where there is no Prometheus
 	stopping   atomic.Bool
@@ -132,6 +136,7 @@ type daemon struct {
 
 // lockDataDir makes the data directory and locks it against a second daemon.
 func lockDataDir(dir string) (unlock func(context.Context) error, err error) {
+	syscall.Umask(0o027) // whatever the directory's mode is: the events in it are nobody else's business
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make data directory: %w: name a writable one with --data.dir", err)
 	}
@@ -177,7 +182,7 @@ func (d *daemon) listenDebug(open *closers) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/metrics", d.metricsHandler())
+	mux.Handle("/metrics", exporter.NewHandler(d.registry, d.log))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go server.Serve(listener) //nolint:errcheck // it returns when it is closed
 	open.push("debug listener", func(context.Context) error { return server.Close() })
@@ -213,7 +218,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 		return err
 	}
 	open.push("store", func(context.Context) error { return st.Close() })
-	open.push("embedded Prometheus", d.closePrometheus) // its last scrape finds everything applied
+	open.push("embedded Prometheus and remote write", d.closePrometheus) // its last scrape finds everything applied
 
 	d.agg, err = aggregator.Open(aggregator.Config{
 		Dir:            d.cfg.dataDir,
@@ -283,6 +288,7 @@ func (d *daemon) export(open *closers) error {
 		usage,
 		d.gauges(open),
 		d.quiet,
+		d.prices,
 		d.replicas(open),
 	} {
 		if err := d.registry.Register(c); err != nil {
@@ -336,14 +342,6 @@ func (d *daemon) replicas(open *closers) *exporter.Replicas {
 	return r
 }
 
-func (d *daemon) metricsHandler() http.Handler {
-	return promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{
-		EnableOpenMetrics: true,
-		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelError),
-		Timeout:           10 * time.Second,
-	})
-}
-
 // serve listens and answers. The channel gets an error if a listener fails.
 func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 	health, err := d.healthReader(open)
@@ -361,7 +359,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
 		Ready:       d.ready,
-		Metrics:     d.metricsHandler(),
+		Metrics:     exporter.NewHandler(d.registry, d.log),
 		MetricsAuth: d.cfg.metricsAuth,
 		Prometheus:  d.prometheusHandler(),
 		Reload:      d.reload,

@@ -198,7 +198,7 @@ func (b *Backfiller) save(next stateFile) error {
 		err = os.MkdirAll(filepath.Dir(b.cfg.Path), 0o777) // the TSDB makes it too, a moment later
 	}
 	if err == nil {
-		err = durable.WriteFile(b.cfg.Path, append(data, '\n'), 0o644)
+		err = durable.WriteFile(b.cfg.Path, append(data, '\n'), 0o640)
 	}
 	if err != nil {
 		return fmt.Errorf("note which backfills are due: %w", err)
