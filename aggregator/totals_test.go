@@ -69,11 +69,14 @@ func families(e sent) map[string]uint64 {
 	}
 	add(1, "events", e.Type)
 	add(1, "sources", orUnknown(e.Source))
+	late := uint64(0)
 	if e.Late > time.Hour {
-		add(1, "late", e.Type)
+		late = 1
 	}
+	add(late, "late", e.Type)
 	if o := e.Metadata["outcome"]; o == "success" || o == "failure" {
 		add(1, "outcomes", e.Type, o)
+		add(late, "late_outcomes", e.Type, o)
 	}
 	prompt, completion, total := number("prompt_tokens"), number("completion_tokens"), number("total_tokens")
 	model := orUnknown(e.Metadata["model"])
@@ -96,6 +99,7 @@ func families(e sent) map[string]uint64 {
 			if p = strings.TrimSpace(p); p != "" && !slices.Contains(policies, p) {
 				policies = append(policies, p)
 				add(1, "policies", p)
+				add(late, "late_policies", "")
 			}
 		}
 	}
@@ -116,8 +120,8 @@ func compareFamilies(want map[string]uint64, totals map[meter.Series]uint64, alo
 		}
 		rest[s.Family] -= n
 		key := strings.TrimSuffix(s.Family+"/"+s.A+"/"+s.B, "/")
-		if s.Family == meter.FamilyRows {
-			key = "rows/"
+		if s.A == "" { // it has no labels
+			key = s.Family + "/"
 		}
 		if alone && !strings.Contains(s.A, event.Other) && want[key] != n {
 			return fmt.Sprintf("%s is %d, want %d", key, n, want[key])

@@ -29,16 +29,20 @@ func newFamilies(meters func() []meter.Meter) families {
 	f.define(meter.FamilyLate, meter.MetricLate, "Events created more than an hour before they were accepted, by type."+since, one, "event_type")
 	f.define(meter.FamilyOutcomes, meter.MetricOutcomes, "Events whose metadata have an outcome that is success or failure, by type and outcome."+since,
 		two, "event_type", "outcome")
+	f.define(meter.FamilyLateOutcomes, meter.MetricLateOutcomes, "What is in usage_event_outcomes_total of events created more than an hour before they were accepted."+since,
+		two, "event_type", "outcome")
 	f.define(meter.FamilySources, meter.MetricSources, "Events by source, unknown where they name none."+since, one, "source")
 	f.define(meter.FamilyTokens, meter.MetricTokens, "LLM tokens by model, unknown where none is named, and by kind: prompt, completion, and other for what total_tokens has beyond the two."+since,
 		two, "model", "kind")
 	f.define(meter.FamilyPolicies, meter.MetricPolicies, "Events of the type sql_generation by each of their policy_filters."+since, one, "policy")
+	f.define(meter.FamilyLatePolicies, meter.MetricLatePolicies, "What is in usage_policy_hits_total, of all policies, of events created more than an hour before they were accepted."+since, none)
 	f.define(meter.FamilyRows, meter.MetricRows, "Rows that queries returned: the sum of rows over events of the type sql_execution."+since, none)
 	for _, t := range event.KnownTypes { // so that their rates begin at zero
 		f.add(meter.Series{Family: meter.FamilyEvents, A: t}, 0)
 		f.add(meter.Series{Family: meter.FamilyOutcomes, A: t, B: meter.OutcomeSuccess}, 0)
 	}
 	f.add(meter.Series{Family: meter.FamilyRows}, 0)
+	f.add(meter.Series{Family: meter.FamilyLatePolicies}, 0)
 	if meters != nil {
 		f.defineMetrics(meters())
 	}
@@ -87,6 +91,9 @@ func (f families) add(s meter.Series, n uint64) {
 		f[meter.FamilyLate].values[meter.Series{Family: meter.FamilyLate, A: s.A}] += 0
 	case meter.FamilyOutcomes:
 		siblings = outcomes
+		for _, b := range outcomes {
+			f[meter.FamilyLateOutcomes].values[meter.Series{Family: meter.FamilyLateOutcomes, A: s.A, B: b}] += 0
+		}
 	case meter.FamilyTokens:
 		siblings = tokenKinds
 	}

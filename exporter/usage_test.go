@@ -114,6 +114,8 @@ func everything() *source {
 		{Family: meter.FamilyDuplicates, A: "chat"}:                                    99,
 		{Family: meter.FamilyLate, A: "chat"}:                                          1,
 		{Family: meter.FamilyOutcomes, A: "chat", B: "failure"}:                        3,
+		{Family: meter.FamilyLateOutcomes, A: "chat", B: "failure"}:                    2,
+		{Family: meter.FamilyLatePolicies}:                                             1,
 		{Family: meter.FamilySources, A: "unknown"}:                                    8,
 		{Family: meter.FamilySources, A: "the \"web\"\n"}:                              1,
 		{Family: meter.FamilyTokens, A: "m1", B: "prompt"}:                             10,

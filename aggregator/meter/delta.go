@@ -85,12 +85,16 @@ const (
 	FamilyLate = "late"
 	// FamilyOutcomes counts events by type (A) and outcome (B): OutcomeSuccess or OutcomeFailure.
 	FamilyOutcomes = "outcomes"
+	// FamilyLateOutcomes is FamilyOutcomes of late events alone.
+	FamilyLateOutcomes = "late_outcomes"
 	// FamilySources counts events by source (A).
 	FamilySources = "sources"
 	// FamilyTokens adds up LLM tokens by model (A) and kind (B): one of TokenKinds.
 	FamilyTokens = "tokens"
 	// FamilyPolicies counts events by policy (A).
 	FamilyPolicies = "policies"
+	// FamilyLatePolicies is what late events add to FamilyPolicies, all policies together.
+	FamilyLatePolicies = "late_policies"
 	// FamilyRows adds up the rows of queries.
 	FamilyRows = "rows"
 )
@@ -98,7 +102,7 @@ const (
 // TypeFamily says that A is an event type in all series of a family.
 func TypeFamily(family string) bool {
 	switch family {
-	case FamilyEvents, FamilyDuplicates, FamilyLate, FamilyOutcomes:
+	case FamilyEvents, FamilyDuplicates, FamilyLate, FamilyOutcomes, FamilyLateOutcomes:
 		return true
 	}
 	return false

@@ -66,9 +66,10 @@ type typeFold struct {
 	expired bool
 
 	// Lifetime totals, see lifetime.go.
-	label                  string // the type, or event.Other
-	late, success, failure uint64
-	metrics                []*metricFold
+	label                    string // the type, or event.Other
+	late, success, failure   uint64
+	lateSuccess, lateFailure uint64 // of success and failure
+	metrics                  []*metricFold
 }
 
 type meterFold struct {

@@ -180,7 +180,7 @@ func (l *Labels) Learn(totals Totals) {
 // label is the label whose value A is, "" where it is none that clients fill.
 func (s Series) label() string {
 	switch s.Family {
-	case FamilyEvents, FamilyLate, FamilyOutcomes:
+	case FamilyEvents, FamilyLate, FamilyOutcomes, FamilyLateOutcomes:
 		return LabelEventType
 	case FamilySources:
 		return LabelSource
@@ -188,7 +188,7 @@ func (s Series) label() string {
 		return LabelModel
 	case FamilyPolicies:
 		return LabelPolicy
-	case FamilyDuplicates, FamilyRows:
+	case FamilyDuplicates, FamilyLatePolicies, FamilyRows:
 		return ""
 	}
 	if s.A == "" {

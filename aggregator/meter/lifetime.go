@@ -47,11 +47,12 @@ type lifetime struct {
 	touched  []*counter // those with something in this fold
 	overflow map[string]uint64
 
-	sources, policies map[string]*counter
-	models            map[string]*[len(TokenKinds)]counter
-	rows              counter
-	metrics           []*metricFold
+	sources, policies  map[string]*counter
+	models             map[string]*[len(TokenKinds)]counter
+	rows, latePolicies counter
+	metrics            []*metricFold
 
+	late     bool     // whether the event is
 	sourced  uint64   // events with a source
 	last     *counter // the source of the event before
 	homeless [][]byte // the event's policies that have no room
@@ -80,11 +81,12 @@ func newLifetime(f *Folder, labels *Labels) lifetime {
 		labels = NewLabels(Limits{})
 	}
 	l := lifetime{
-		labels:   labels,
-		sources:  map[string]*counter{},
-		policies: map[string]*counter{},
-		models:   map[string]*[len(TokenKinds)]counter{},
-		rows:     counter{series: Series{Family: FamilyRows}},
+		labels:       labels,
+		sources:      map[string]*counter{},
+		policies:     map[string]*counter{},
+		models:       map[string]*[len(TokenKinds)]counter{},
+		rows:         counter{series: Series{Family: FamilyRows}},
+		latePolicies: counter{series: Series{Family: FamilyLatePolicies}},
 	}
 	for i := range f.meters {
 		p := &f.meters[i]
@@ -125,7 +127,7 @@ func (l *lifetime) begin(t *typeFold) {
 
 // addEvent adds what every event has.
 func (l *lifetime) addEvent(t *typeFold, v *event.View) {
-	if v.AcceptedMillis*int64(time.Millisecond)-v.CreatedNanos > int64(LateAfter) {
+	if l.late = v.AcceptedMillis*int64(time.Millisecond)-v.CreatedNanos > int64(LateAfter); l.late {
 		t.late++
 	}
 	if len(v.Source) == 0 {
@@ -162,8 +164,14 @@ func (l *lifetime) addMetadata(f *Folder, t *typeFold) {
 	switch string(f.values[keyOutcome].text) {
 	case OutcomeSuccess:
 		t.success++
+		if l.late {
+			t.lateSuccess++
+		}
 	case OutcomeFailure:
 		t.failure++
+		if l.late {
+			t.lateFailure++
+		}
 	}
 	l.addTokens(f)
 	switch t.name {
@@ -242,7 +250,7 @@ func (l *lifetime) addPolicies(list []byte, number uint64) {
 		case c.series.A == event.Other:
 			l.homeless = append(l.homeless, policy)
 		case c.fold != l.fold || c.event != number:
-			l.add(c, 1)
+			l.addPolicy(c, 1)
 			c.event = number
 		}
 	}
@@ -251,8 +259,15 @@ func (l *lifetime) addPolicies(list []byte, number uint64) {
 	}
 	slices.SortFunc(l.homeless, bytes.Compare)
 	n := uint64(len(slices.CompactFunc(l.homeless, bytes.Equal)))
-	l.add(l.policies[event.Other], n)
+	l.addPolicy(l.policies[event.Other], n)
 	l.overflow[MetricPolicies] += n
+}
+
+func (l *lifetime) addPolicy(c *counter, n uint64) {
+	l.add(c, n)
+	if l.late {
+		l.add(&l.latePolicies, n)
+	}
 }
 
 // addMetrics adds an event to the metrics of its type's meters.
@@ -299,14 +314,17 @@ func (l *lifetime) set(m *metricFold, f *Folder) *counter {
 // addType adds the totals of a type on one day.
 func (l *lifetime) addType(delta *Delta, t *typeFold) {
 	delta.Totals[Series{Family: FamilyEvents, A: t.name}] += t.n
-	if t.late > 0 {
-		delta.Totals[Series{Family: FamilyLate, A: t.label}] += t.late
-	}
-	if t.success > 0 {
-		delta.Totals[Series{Family: FamilyOutcomes, A: t.label, B: OutcomeSuccess}] += t.success
-	}
-	if t.failure > 0 {
-		delta.Totals[Series{Family: FamilyOutcomes, A: t.label, B: OutcomeFailure}] += t.failure
+	for _, total := range []struct {
+		family, outcome string
+		n               uint64
+	}{
+		{FamilyLate, "", t.late},
+		{FamilyOutcomes, OutcomeSuccess, t.success}, {FamilyLateOutcomes, OutcomeSuccess, t.lateSuccess},
+		{FamilyOutcomes, OutcomeFailure, t.failure}, {FamilyLateOutcomes, OutcomeFailure, t.lateFailure},
+	} {
+		if total.n > 0 {
+			delta.Totals[Series{Family: total.family, A: t.label, B: total.outcome}] += total.n
+		}
 	}
 	if t.label == event.Other {
 		delta.Overflow[MetricEvents] += t.n

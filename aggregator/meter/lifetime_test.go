@@ -63,11 +63,15 @@ func naiveTotals(a *admission, sums map[string]uint64, e sent) {
 	}
 	eventType := a.admit("event_type", e.Type)
 	add(1, "events", e.Type)
-	if now.Sub(e.CreatedAt) > time.Hour {
+	late := now.Sub(e.CreatedAt) > time.Hour
+	if late {
 		add(1, "late", eventType)
 	}
 	if o := e.Metadata["outcome"]; o == "success" || o == "failure" {
 		add(1, "outcomes", eventType, o)
+		if late {
+			add(1, "late_outcomes", eventType, o)
+		}
 	}
 	source := e.Source
 	if source == "" {
@@ -96,6 +100,9 @@ func naiveTotals(a *admission, sums map[string]uint64, e sent) {
 			if p = strings.TrimSpace(p); p != "" && !seen[p] {
 				seen[p] = true
 				add(1, "policies", a.admit("policy", p))
+				if late {
+					add(1, "late_policies", "")
+				}
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/yamlfile"
 )
 
 // Metric exports a meter's value as a Prometheus counter with metadata keys as labels.
@@ -37,46 +38,45 @@ const maxMetricNameBytes = 100
 
 // The metrics that lifetime totals are exported as.
 const (
-	MetricEvents   = "usage_events_total"
-	MetricLate     = "usage_late_events_total"
-	MetricOutcomes = "usage_event_outcomes_total"
-	MetricSources  = "usage_source_events_total"
-	MetricTokens   = "usage_llm_tokens_total"
-	MetricPolicies = "usage_policy_hits_total"
-	MetricRows     = "usage_sql_rows_total"
+	MetricEvents       = "usage_events_total"
+	MetricLate         = "usage_late_events_total"
+	MetricOutcomes     = "usage_event_outcomes_total"
+	MetricLateOutcomes = "usage_late_event_outcomes_total"
+	MetricSources      = "usage_source_events_total"
+	MetricTokens       = "usage_llm_tokens_total"
+	MetricPolicies     = "usage_policy_hits_total"
+	MetricLatePolicies = "usage_late_policy_hits_total"
+	MetricRows         = "usage_sql_rows_total"
 )
 
 // CappedMetrics are those whose labels clients fill. What has no room is counted once, by the metric that shows it best.
 var CappedMetrics = []string{MetricEvents, MetricSources, MetricTokens, MetricPolicies}
 
 // builtinMetrics are the names that a meter's metric cannot have.
-var builtinMetrics = []string{MetricEvents, MetricLate, MetricOutcomes, MetricSources, MetricTokens, MetricPolicies, MetricRows}
+var builtinMetrics = []string{
+	MetricEvents, MetricLate, MetricOutcomes, MetricLateOutcomes, MetricSources, MetricTokens, MetricPolicies, MetricLatePolicies, MetricRows,
+}
 
 // checkMetric checks a meter's metric. taken has the lines of the metrics before it by their names.
-func (f *faults) checkMetric(located *located, taken map[string]int) {
+func checkMetric(f *yamlfile.File, located *located, taken map[string]int) {
 	m := located.Metric
 	if m == nil {
 		return
 	}
-	node := lookup(located.node, "metric")
-	line := func(field string) int {
-		if value := lookup(node, field); value != nil {
-			return value.Line
-		}
-		return node.Line
-	}
+	node := yamlfile.Lookup(located.node, "metric")
+	line := func(field string) int { return yamlfile.Line(node, field) }
 	switch before, again := taken[m.Name]; {
 	case m.Name == "":
-		f.add(line("name"), "the metric has no name")
+		f.Fault(line("name"), "the metric has no name")
 	case !metricForm.MatchString(m.Name) || len(m.Name) > maxMetricNameBytes:
-		f.add(line("name"), "the metric's name %q is not usage_…_total, of at most %d of a-z, 0-9 and single _", m.Name, maxMetricNameBytes)
+		f.Fault(line("name"), "the metric's name %q is not usage_…_total, of at most %d of a-z, 0-9 and single _", m.Name, maxMetricNameBytes)
 	case slices.Contains(builtinMetrics, m.Name):
-		f.add(line("name"), "the metric's name %q is taken by usaged itself", m.Name)
+		f.Fault(line("name"), "the metric's name %q is taken by usaged itself", m.Name)
 	case again:
-		f.add(line("name"), "the metric's name %q is taken by the metric of line %d", m.Name, before)
+		f.Fault(line("name"), "the metric's name %q is taken by the metric of line %d", m.Name, before)
 	}
 	taken[m.Name] = line("name")
-	m.checkLabels(func(format string, args ...any) { f.add(line("labels"), format, args...) })
+	m.checkLabels(func(format string, args ...any) { f.Fault(line("labels"), format, args...) })
 }
 
 func (m *Metric) checkLabels(fault func(format string, args ...any)) {

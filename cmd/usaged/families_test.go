@@ -112,15 +112,17 @@ func aiderFamilies(t *testing.T, file string) map[string]map[string]uint64 {
 	if prompt != 63_232_331 || completion != 2_529_283 || total != 65_761_614 || tr.Failures["message_send_exception"] != 52 {
 		t.Fatalf("the truth has %d, %d and %d tokens and %v failures", prompt, completion, total, tr.Failures)
 	}
+	outcomes := map[string]uint64{
+		"message_send success":           tr.Tokens["message_send_events"],
+		"message_send_exception failure": tr.Failures["message_send_exception"],
+	}
 	return map[string]map[string]uint64{
-		"usage_events_total":        tr.Types,
-		"usage_late_events_total":   tr.Types, // all are older than an hour
-		"usage_source_events_total": {"aider": tr.Events},
-		"usage_llm_tokens_total":    tokens,
-		"usage_event_outcomes_total": {
-			"message_send success":           tr.Tokens["message_send_events"],
-			"message_send_exception failure": tr.Failures["message_send_exception"],
-		},
+		"usage_events_total":              tr.Types,
+		"usage_late_events_total":         tr.Types, // all are older than an hour
+		"usage_source_events_total":       {"aider": tr.Events},
+		"usage_llm_tokens_total":          tokens,
+		"usage_event_outcomes_total":      outcomes,
+		"usage_late_event_outcomes_total": outcomes,
 	}
 }
 

@@ -26,12 +26,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
-// TestMetricsGolden compares the families of a daemon that has had one event, with their help, types and labels, with
+// TestMetricsGolden compares the families of a daemon that has prices and has had one event, with their help, types and labels, with
 // testdata/metrics.golden.
 // A change there is a change for every dashboard and alert.
 func TestMetricsGolden(t *testing.T) {
 	t.Parallel()
-	d := newInstance(t)
+	d := newInstance(t, "--prices.file="+pricesFile)
 	d.start()
 	d.post(`{"event_type":"sql_generation","user_id":"ann","source":"golden","metadata":{"model":"m","total_tokens":"3","policy_filters":"pii"}}`)
 	d.settle() // the totals are known, so that the families of usage are there
