@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/model"
 
 	"usaged/api"
+	"usaged/exporter/embedded"
 	"usaged/rules/health"
 	"usaged/rules/quiet"
 )
@@ -18,7 +21,7 @@ type healthConfig struct {
 }
 
 func (h *healthConfig) addFlags(flag func(name, help string) *kingpin.FlagClause) {
-	flag("health.prometheus-url", "Prometheus that evaluates the rules of the score for all replicas, as https://prometheus.example.com. Default: the embedded one.").
+	flag("health.prometheus-url", "Prometheus that evaluates the rules of the score for all replicas, as https://prometheus.example.com. Remote write then keeps back what the rules here record. Default: the embedded one.").
 		PlaceHolder("URL").StringVar(&h.prometheusURL)
 	flag("health.http-config-file", "File with the token, headers or TLS that --health.prometheus-url needs, in the format of promtool's --http.config.file. Default: none.").
 		StringVar(&h.httpConfigFile)
@@ -49,7 +52,7 @@ func (d *daemon) healthReader(open *closers) (api.HealthReader, error) {
 	case central != nil:
 		reader = health.NewReader(central)
 	case d.prometheus != nil:
-		reader = health.NewReader(d.prometheus)
+		reader = health.NewReader(local{d.prometheus})
 	default:
 		return nil, nil
 	}
@@ -65,6 +68,18 @@ func (d *daemon) healthReader(open *closers) (api.HealthReader, error) {
 		return nil
 	})
 	return reader, nil
+}
+
+// local is the embedded Prometheus as one who tells the score.
+type local struct{ *embedded.Prometheus }
+
+// Query implements health.Querier.
+func (l local) Query(ctx context.Context, expr string, at time.Time) (model.Vector, error) {
+	vector, err := l.Prometheus.Query(ctx, expr, at)
+	if errors.Is(err, embedded.ErrNotOpen) {
+		err = health.ErrNotOpen
+	}
+	return vector, err
 }
 
 // openQuiet reads the planned quiet times.

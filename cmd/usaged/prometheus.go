@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
 
+	"usaged/exporter"
 	"usaged/exporter/embedded"
 	"usaged/rules"
 )
@@ -46,7 +47,8 @@ func (p *prometheusConfig) addFlags(flag func(name, help string) *kingpin.FlagCl
 		Default("31d").SetValue(&value[model.Duration]{"storage.tsdb.retention.time", "a duration such as 31d", &p.retention, model.ParseDuration})
 	flag("storage.tsdb.retention.size", "Size of the samples, as 5GB, beyond which the oldest are deleted early. 0: no limit.").
 		Default("0").SetValue(&value[units.Base2Bytes]{"storage.tsdb.retention.size", "a size such as 5GB", &p.retentionSize, units.ParseBase2Bytes})
-	flag("web.enable-remote-write-receiver", "Let holders of a producer's or an admin's token write samples by remote write.").BoolVar(&p.receiver)
+	flag("web.enable-remote-write-receiver", "Let holders of a producer's or an admin's token write samples by remote write.").
+		SetValue(newToggle("web.enable-remote-write-receiver", &p.receiver))
 }
 
 func (p *prometheusConfig) validate() error {
@@ -79,9 +81,10 @@ func (cfg *config) embedded() embedded.Config {
 		ConfigFile:      p.configFile,
 		RemoteWriteURLs: p.remoteWrite, AlertmanagerURLs: p.alertmanagers,
 		Rules: rules.FS, RulesFile: p.rulesFile,
-		Receiver: p.receiver,
-		Instance: instance,
-		URL:      scheme + instance + "/prometheus",
+		KeepRecorded: cfg.health.prometheusURL != "",
+		Receiver:     p.receiver,
+		Instance:     instance,
+		URL:          scheme + instance + "/prometheus",
 	}
 }
 
@@ -107,7 +110,7 @@ func (d *daemon) startPrometheus() (err error) {
 		return nil
 	}
 	cfg := d.cfg.embedded()
-	cfg.Metrics, cfg.Log, cfg.Registerer = d.metricsHandler(), d.log, d.registry
+	cfg.Metrics, cfg.Log, cfg.Registerer = exporter.NewHandler(d.registry, d.log), d.log, d.registry
 	cfg.Now = time.Now // samples have the machine's time, whatever events have
 	d.prometheus, err = embedded.Open(cfg)
 	return err
@@ -129,10 +132,10 @@ func (d *daemon) prometheusHandler() http.Handler {
 	return d.prometheus
 }
 
-// reload reads again what can be read again: the tokens, the meters, the quiet times, and what the embedded Prometheus is told
-// by files.
+// reload reads again what can be read again: the tokens, the meters, the quiet times, the prices, and what the embedded Prometheus
+// is told by files.
 func (d *daemon) reload() error {
-	errs := []error{d.auth.Reload(), d.reloadMeters(), d.quiet.Reload()}
+	errs := []error{d.auth.Reload(), d.reloadMeters(), d.quiet.Reload(), d.prices.Reload()}
 	if d.prometheus != nil {
 		errs = append(errs, d.prometheus.Reload())
 	}

@@ -24,7 +24,7 @@ import (
 func (p *Prometheus) DerivePast(ctx context.Context, given string, metrics []string, g backfill.Grid) (samples uint64, err error) {
 	r := p.running.Load()
 	if r == nil {
-		return 0, errNotOpen
+		return 0, ErrNotOpen
 	}
 	d := &derivation{r: r, g: g, rules: r.loader.recording(), known: map[string][]promql.Series{}}
 	delete(d.rules, given)

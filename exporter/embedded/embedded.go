@@ -40,6 +40,9 @@ type Config struct {
 	ConfigFile string
 	// RemoteWriteURLs and AlertmanagerURLs come on top of what the file has.
 	RemoteWriteURLs, AlertmanagerURLs []string
+	// KeepRecorded keeps here what rules record and alerts raise, since somebody else evaluates the same rules on what is sent
+	// there: it is not sent to endpoints of remote write that have no write_relabel_configs.
+	KeepRecorded bool
 	// Rules has the shipped rule files in its root. RulesFile is the operator's; a rule there replaces all shipped rules of
 	// its name. Empty: none.
 	Rules     fs.FS

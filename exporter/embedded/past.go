@@ -20,7 +20,7 @@ import (
 func (p *Prometheus) Recorded(ctx context.Context, metric string, g backfill.Grid) (backfill.Recorded, error) {
 	r := p.running.Load()
 	if r == nil {
-		return nil, errNotOpen
+		return nil, ErrNotOpen
 	}
 	mint, maxt := g.Start.UnixMilli()+1, g.Until().UnixMilli()
 	readers := []tsdb.BlockReader{tsdb.NewRangeHead(r.db.Head(), mint, maxt)}
@@ -82,7 +82,7 @@ func eachSeries(ctx context.Context, b tsdb.BlockReader, mint, maxt int64, m *la
 func (p *Prometheus) WritePast(ctx context.Context, keepBefore time.Time, series iter.Seq[backfill.Series]) (samples uint64, err error) {
 	r := p.running.Load()
 	if r == nil {
-		return 0, errNotOpen
+		return 0, ErrNotOpen
 	}
 	oldest, before := p.cfg.Now().Add(-p.cfg.Retention).UnixMilli(), keepBefore.UnixMilli()
 	if keepBefore.IsZero() {

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// errNotOpen says that there is nothing to ask yet, or not any more.
-var errNotOpen = errors.New("the embedded Prometheus is not open: it may be reading its log")
+// ErrNotOpen says that there is nothing to ask yet, or not any more.
+var ErrNotOpen = errors.New("the embedded Prometheus is not open: it may be reading its log, or has not started; the log of usaged says more")
 
 // String names it in errors of those who ask it.
 func (p *Prometheus) String() string { return "the embedded Prometheus" }
@@ -21,7 +21,7 @@ func (p *Prometheus) String() string { return "the embedded Prometheus" }
 func (p *Prometheus) Query(ctx context.Context, expr string, at time.Time) (model.Vector, error) {
 	r := p.running.Load()
 	if r == nil {
-		return nil, errNotOpen
+		return nil, ErrNotOpen
 	}
 	if at.IsZero() {
 		at = p.cfg.Now()

@@ -60,6 +60,8 @@ type running struct {
 	handler  http.Handler
 	rulesURL string
 
+	keepRecorded bool
+
 	scrapeTargets, alertTargets chan map[string][]*targetgroup.Group
 
 	mu       sync.Mutex
@@ -79,7 +81,7 @@ func (cfg *Config) start(log *slog.Logger) (*running, error) {
 		return nil, err
 	}
 	r := &running{
-		log: log, db: db, rulesURL: cfg.URL,
+		log: log, db: db, rulesURL: cfg.URL, keepRecorded: cfg.KeepRecorded,
 		scrapeTargets: make(chan map[string][]*targetgroup.Group),
 		alertTargets:  make(chan map[string][]*targetgroup.Group),
 	}
@@ -150,6 +152,11 @@ func (r *running) apply(settings *config.Config) error {
 	interval := time.Duration(settings.GlobalConfig.EvaluationInterval)
 	if err := r.rules.Update(interval, r.loader.files(), settings.GlobalConfig.ExternalLabels, r.rulesURL, nil); err != nil {
 		return fmt.Errorf("apply the rules: %w", err)
+	}
+	for _, endpoint := range settings.RemoteWriteConfigs {
+		if r.keepRecorded && sendsRecorded(endpoint) { // which disturbs who records the same there
+			r.log.Info("remote write sends what the rules here have recorded, as write_relabel_configs wants it", "endpoint", remotewrite.Name(endpoint))
+		}
 	}
 	r.mu.Lock()
 	r.settings, r.applied = settings, time.Now()

@@ -8,7 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
 
@@ -46,7 +49,32 @@ func (cfg *Config) load() (*config.Config, error) {
 		return nil, err
 	}
 	settings.SetDirectory(filepath.Dir(cfg.ConfigFile))
+	if cfg.KeepRecorded {
+		keepRecorded(settings.RemoteWriteConfigs)
+	}
 	return settings, file.checkEndpoints(settings.RemoteWriteConfigs)
+}
+
+// recordedNames are the metrics that the shipped rules make.
+var recordedNames = relabel.MustNewRegexp("usage:.*|ALERTS|ALERTS_FOR_STATE")
+
+// keepRecorded leaves out what rules have made, unless an endpoint says itself what it wants: an empty list is all.
+func keepRecorded(endpoints []*config.RemoteWriteConfig) {
+	for _, endpoint := range endpoints {
+		if endpoint.WriteRelabelConfigs != nil {
+			continue
+		}
+		drop := relabel.DefaultRelabelConfig
+		drop.SourceLabels = model.LabelNames{model.MetricNameLabel}
+		drop.Regex, drop.Action, drop.NameValidationScheme = recordedNames, relabel.Drop, model.UTF8Validation
+		endpoint.WriteRelabelConfigs = []*relabel.Config{&drop}
+	}
+}
+
+// sendsRecorded says whether an endpoint gets what rules have made.
+func sendsRecorded(endpoint *config.RemoteWriteConfig) bool {
+	recorded := labels.NewBuilder(labels.FromStrings(model.MetricNameLabel, "usage:health:score"))
+	return relabel.ProcessBuilder(recorded, endpoint.WriteRelabelConfigs...)
 }
 
 // checkEndpoints says what is wrong with endpoints of remote write that Prometheus' own parser does not look at.

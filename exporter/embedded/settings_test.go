@@ -3,14 +3,18 @@ package embedded_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
 	"usaged/exporter/embedded"
+	"usaged/exporter/remotewrite/remotewritetest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden file")
@@ -112,5 +116,45 @@ alerting:
 		if err := embedded.Check(r.cfg); err != nil {
 			t.Errorf("%q: %v", file, err)
 		}
+	}
+}
+
+// TestKeepRecorded sends to an endpoint that says nothing about what it wants, to one that wants all, and to one that wants its
+// own: what rules have made stays here where it is wanted so, and nobody has said otherwise.
+func TestKeepRecorded(t *testing.T) {
+	t.Parallel()
+	const made = "ALERTS ALERTS_FOR_STATE usage:events:sum"
+	for _, tc := range []struct {
+		keep                bool
+		silent, all, hasOwn string
+	}{
+		{false, made, made, made},
+		{true, "", made, made},
+	} {
+		t.Run(fmt.Sprintf("keep=%t", tc.keep), func(t *testing.T) {
+			t.Parallel()
+			silent, all, own := remotewritetest.New(t), remotewritetest.New(t), remotewritetest.New(t)
+			r := newRig(t, fast+fmt.Sprintf("remote_write:\n- {url: %q, write_relabel_configs: []}\n- {url: %q, write_relabel_configs: [{regex: instance, action: labeldrop}]}\n", all.URL, own.URL))
+			r.cfg.RemoteWriteURLs, r.cfg.KeepRecorded = []string{silent.URL}, tc.keep
+			r.cfg.Rules = fstest.MapFS{"shipped.yml": {Data: []byte("groups:\n- name: a\n  rules:\n" +
+				"  - {record: 'usage:events:sum', expr: sum(usage_events_total)}\n  - {alert: Always, expr: vector(1), for: 1s}\n")}}
+			r.start()
+			r.becomes(`count({__name__=~"usage:events:sum|ALERTS_FOR_STATE"})`, "2")
+			r.stop(r.prom) // which sends what is left
+			for receiver, want := range map[*remotewritetest.Receiver]string{silent: tc.silent, all: tc.all, own: tc.hasOwn} {
+				names := map[string]bool{}
+				for series := range receiver.Samples() {
+					name, _, _ := strings.Cut(strings.TrimPrefix(series, `{__name__="`), `"`)
+					names[name] = true
+				}
+				if !names["usage_events_total"] || !names["up"] {
+					t.Errorf("what was scraped was not sent: %v", names)
+				}
+				got := slices.DeleteFunc(slices.Sorted(maps.Keys(names)), func(name string) bool { return !strings.Contains(made, name) })
+				if strings.Join(got, " ") != want {
+					t.Errorf("of what rules have made %v were sent, want %s", got, want)
+				}
+			}
+		})
 	}
 }
