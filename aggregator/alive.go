@@ -11,7 +11,7 @@ type mortal interface {
 }
 
 // Alive tells the store that this producer lives for as long as given, and returns how many do: itself, and others that have
-// counted anything. It is 1 where no others can share the store.
+// applied anything, or met the store. It is 1 where no others can share the store.
 func (a *Aggregator) Alive(ctx context.Context, lives time.Duration) (int, error) {
 	st, shared := a.cfg.Store.(mortal)
 	if !shared {

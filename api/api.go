@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -110,6 +111,8 @@ type API struct {
 	endOnce  sync.Once
 	handler  http.Handler
 	all      []route
+
+	healthAway atomic.Bool // the cause is in the log
 }
 
 // New assembles the API. It fails where a required field of the configuration is missing or a metric is registered

@@ -31,8 +31,13 @@ func (a *API) getHealth(w http.ResponseWriter, r *http.Request, _ *Token) error 
 		if r.Context().Err() != nil {
 			return errCut
 		}
-		return &problem{class: healthUnavailable, detail: a.cfg.Health.Source() + " does not answer; the log of usaged says why: try again", cause: err}
+		p := refuse(healthUnavailable, a.cfg.Health.Source()+" gives no score; the log of usaged says why: try again")
+		if !a.healthAway.Swap(true) { // who polls would fill the log with it
+			p.cause = err
+		}
+		return p
 	}
+	a.healthAway.Store(false)
 	// Reports of one time are the same. One of no time says the same always.
 	if notModified(w, r, etagOf("health", report.EvaluatedAt.Format(time.RFC3339Nano), report.All.Text)) {
 		return nil

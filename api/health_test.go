@@ -2,13 +2,16 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/model"
 
+	"usaged/api"
 	"usaged/rules/health"
 	"usaged/rules/quiet"
 )
@@ -76,5 +79,37 @@ func TestHealthIsNotModified(t *testing.T) {
 	report.EvaluatedAt = report.EvaluatedAt.Add(time.Minute)
 	if later := r.call("GET", path, "admin", "", "If-None-Match", first.Header().Get("ETag")); later.Code != http.StatusOK {
 		t.Errorf("after another evaluation: status %d, want 200", later.Code)
+	}
+}
+
+// flaky is a HealthReader that is away now and then.
+type flaky struct {
+	healthOf
+	err error
+}
+
+func (f *flaky) Report(context.Context) (*health.Report, error) { return f.report, f.err }
+
+// TestHealthIsLoggedOnce polls while nobody answers, twice.
+func TestHealthIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	reader := &flaky{healthOf: healthOf{drop()}}
+	r := newRig(t, func(cfg *api.Config) { cfg.Health = reader })
+	poll := func(want int) {
+		t.Helper()
+		for range 3 {
+			if got := r.call("GET", "/api/v1/usage/health", "admin", ""); got.Code != want {
+				t.Errorf("status %d, want %d: %s", got.Code, want, got.Body)
+			}
+		}
+	}
+	for outages := range 2 {
+		reader.err = errors.New("it is away")
+		poll(http.StatusServiceUnavailable)
+		if n := strings.Count(r.log.String(), "it is away"); n != outages+1 {
+			t.Errorf("the cause is in the log %d times after %d outages", n, outages+1)
+		}
+		reader.err = nil
+		poll(http.StatusOK)
 	}
 }

@@ -43,7 +43,7 @@ type ReplicasConfig struct {
 func NewReplicas(cfg ReplicasConfig) *Replicas {
 	cfg.Log = cfg.Log.With("component", "exporter")
 	return &Replicas{cfg: cfg, alive: prometheus.NewDesc("usaged_producers_alive",
-		"This replica and the others that have counted in its store and lived in the last minute, as the store said last.", nil, nil)}
+		"This replica and the others that use its store and lived in the last minute, with events or without, as the store said last.", nil, nil)}
 }
 
 // Describe implements prometheus.Collector.

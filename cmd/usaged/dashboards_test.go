@@ -16,38 +16,16 @@ import (
 	"usaged/dashboards"
 	"usaged/dashboards/dashboardtest"
 	"usaged/rules"
+	"usaged/rules/price"
 )
 
 // scraped once a second, so that there are rates soon.
 const dashboardScrapes = "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 15s}\n"
 
-// prices is the example of prices.
-func prices(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("../../dashboards/prices.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
+// pricesFile is the example of prices.
+const pricesFile = "../../dashboards/prices.csv"
 
-// policyRules let the made-up traffic be normal, a third of which meets a policy, and set prices.
-func policyRules(t *testing.T) string {
-	t.Helper()
-	return prices(t) + `
-  - name: usage_settings_of_ours
-    interval: 1m
-    rules:
-      - {record: usage:health:good, labels: {component: failures}, expr: vector(0.01)}
-      - {record: usage:health:good, labels: {component: lag}, expr: vector(60)}
-      - {record: usage:health:good, labels: {component: policy}, expr: vector(0.3)}
-      - {record: usage:health:bad, labels: {component: failures}, expr: vector(0.1)}
-      - {record: usage:health:bad, labels: {component: lag}, expr: vector(900)}
-      - {record: usage:health:bad, labels: {component: policy}, expr: vector(1)}
-`
-}
-
-// shippedRules are the rule files in the order in which they read each other, with the settings above.
+// shippedRules are the rule files in the order in which they read each other.
 func shippedRules(t *testing.T) (files []string) {
 	t.Helper()
 	for _, name := range []string{"usage.yml", "health.yml", "alerts.yml"} {
@@ -55,29 +33,15 @@ func shippedRules(t *testing.T) (files []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := string(data)
-		if name == "health.yml" {
-			for was, is := range map[string]string{"0.01": "0.3", "0.1": "1"} {
-				before := text
-				text = strings.Replace(text, "{component: policy}, expr: vector("+was+")", "{component: policy}, expr: vector("+is+")", 1)
-				if text == before {
-					t.Fatalf("health.yml has no policy setting of %s", was)
-				}
-			}
-		}
-		files = append(files, text)
+		files = append(files, string(data))
 	}
 	return files
 }
 
 // dashboardDaemon has counted the real data and a month of made-up events, and has a TSDB with what a replica before it had
-// counted in sixteen days. A drop began five hours ago, and a job failed for a day some days ago, and fails since half an hour.
+// counted.
 func dashboardDaemon(t *testing.T) *aged {
 	t.Helper()
-	rulesFile := filepath.Join(t.TempDir(), "rules.yml")
-	if err := os.WriteFile(rulesFile, []byte(policyRules(t)), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	d := newInstance(t, "--prometheus.enabled=false")
 	d.start()
 	d.importFile(0, "--shift-to-now", "--jq="+wikiJQ, realData(t, wikiFile))
@@ -88,8 +52,8 @@ func dashboardDaemon(t *testing.T) *aged {
 	}
 	d.settle()
 	d.stop()
-	d.args = append(d.args[:len(d.args)-1], prometheusFile(t, dashboardScrapes), "--rules.file="+rulesFile)
-	old := &aged{d, t.TempDir()}
+	d.args = append(d.args[:len(d.args)-1], prometheusFile(t, dashboardScrapes), "--prices.file="+pricesFile)
+	old := &aged{instance: d, history: t.TempDir(), until: time.Now()}
 	old.write(t)
 	if err := os.CopyFS(filepath.Join(d.dir, "tsdb"), os.DirFS(old.history)); err != nil {
 		t.Fatal(err)
@@ -101,17 +65,53 @@ func dashboardDaemon(t *testing.T) *aged {
 // aged is a daemon with a past.
 type aged struct {
 	*instance
-	history string // a directory with a block of it
+	history string    // a directory with a block of it
+	until   time.Time // its end
 }
 
-// write makes the past.
+// The past, to the hour, whenever the test runs: for a day of whose every hour the dashboards are asked, two weeks and a day must
+// be known before it, by which a day is compared with its past, and one more that tells how far it goes up and down.
+const (
+	pastHours  = 18 * 24
+	askedHours = 24
+)
+
+// write makes the past. Whenever it is asked about, something has happened shortly before, and something that is still seen
+// by who looks every twelve hours: every five hours a restart and half an hour of failures, and a day of them before.
 func (d *aged) write(t *testing.T) {
 	t.Helper()
-	traffic := d.usagectl("simulate", "--dry-run", "--days=16", "--events-per-day=1000", "--scenario=drop", "--last=5h")
+	ago := func(hours float64) time.Time { return d.until.Add(-time.Duration(hours * float64(time.Hour))) }
+	events := d.madeUp(t)
+	fail := func(from, to time.Time, every time.Duration) {
+		for at := from; at.Before(to); at = at.Add(every) {
+			events = append(events, dashboardtest.Event{
+				Type: "sql_execution", User: "svc-nightly", Source: "scheduler", Created: at, Metadata: map[string]string{"outcome": "failure"},
+			})
+		}
+	}
+	var updates []time.Time
+	fail(ago(80), ago(54), 30*time.Second)
+	for hours := 45.5; hours > 0; hours -= 5 {
+		fail(ago(hours), ago(hours-0.5), 5*time.Second)
+		updates = append(updates, ago(hours))
+	}
+	slices.SortStableFunc(events, func(a, b dashboardtest.Event) int { return a.Created.Compare(b.Created) })
+	prices, err := price.Open(pricesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dashboardtest.History{
+		Events: events, From: ago(pastHours), To: d.until, Updates: updates, Prices: prices.Prices(), Instance: "before:8080", Rules: shippedRules(t),
+	}.Write(t, d.history)
+}
+
+// madeUp is steady traffic of the past, and a drop at its end.
+func (d *aged) madeUp(t *testing.T) (events []dashboardtest.Event) {
+	t.Helper()
+	traffic := d.usagectl("simulate", "--dry-run", fmt.Sprintf("--days=%d", pastHours/24+1), "--events-per-day=1000", "--scenario=drop", "--last=5h")
 	if traffic.code != 0 {
 		t.Fatalf("simulate: %s", traffic.stderr)
 	}
-	var events []dashboardtest.Event
 	lines := bufio.NewScanner(strings.NewReader(traffic.stdout))
 	for lines.Scan() {
 		var e dashboardtest.Event
@@ -120,22 +120,7 @@ func (d *aged) write(t *testing.T) {
 		}
 		events = append(events, e)
 	}
-	now := time.Now()
-	fail := func(from, to time.Time, every time.Duration) {
-		for at := from; at.Before(to); at = at.Add(every) {
-			events = append(events, dashboardtest.Event{
-				Type: "sql_execution", User: "svc-nightly", Source: "scheduler", Created: at, Metadata: map[string]string{"outcome": "failure"},
-			})
-		}
-	}
-	// Whatever the hour is, the mode changes, and also for who looks at it every twelve hours.
-	fail(now.Add(-80*time.Hour), now.Add(-54*time.Hour), 30*time.Second)
-	fail(now.Add(-30*time.Minute), now, 5*time.Second)
-	slices.SortStableFunc(events, func(a, b dashboardtest.Event) int { return a.Created.Compare(b.Created) })
-	dashboardtest.History{
-		Events: events, From: events[0].Created.Truncate(time.Hour), To: now, Instance: "before:8080",
-		Rules: append(shippedRules(t), prices(t)),
-	}.Write(t, d.history)
+	return events
 }
 
 // traffic keeps sending until the test ends, and waits until it can be seen in rates.
@@ -162,15 +147,10 @@ func awaitRates(tb testing.TB, a dashboardtest.API) {
 	})
 }
 
-// TestDashboards asks a daemon everything that the dashboards ask, and then a real Prometheus that scrapes the daemon and has the
-// same rules and history.
-//
-// It computes weeks of rules and asks three servers, so it is no quick test.
+// TestDashboards asks a daemon everything that the dashboards ask: now, and about the past, every three hours of a day, so that
+// it does not depend on the hour. Then it asks real Prometheis that scrape the daemon and have the same rules and history.
 func TestDashboards(t *testing.T) {
 	t.Parallel()
-	if !full() {
-		t.Skip(fullEnv + " is not set: make dashboards-test asks a daemon everything that the dashboards ask")
-	}
 	d := dashboardDaemon(t)
 	a := dashboardtest.API{URL: d.url + "/prometheus", Token: d.token("viewer")}
 	pages := dashboardtest.Read(t, dashboards.FS)
@@ -178,22 +158,44 @@ func TestDashboards(t *testing.T) {
 		t.Errorf("%d dashboards, want six and the runbooks", len(pages))
 	}
 	d.traffic(a)
-	dashboardtest.Ask(t, a, pages)
+	askNow(t, a, pages)
+	for hours := 3; hours <= askedHours; hours += 3 {
+		if err := dashboardtest.Ask(t, a, d.until.Add(-time.Duration(hours)*time.Hour), ofThePast(pages)); err != nil {
+			t.Error(err)
+		}
+	}
 	for _, program := range []string{debianPrometheus, modulePrometheus} {
 		t.Run(program, func(t *testing.T) {
 			p := d.scrapedBy(t, program)
 			a := dashboardtest.API{URL: "http://" + p.address}
 			awaitRates(t, a)
-			dashboardtest.Ask(t, a, pages)
+			askNow(t, a, pages)
 		})
 	}
+}
+
+// askNow asks until there is an answer to everything: the rules are evaluated once a minute.
+func askNow(t *testing.T, a dashboardtest.API, pages []dashboardtest.Page) {
+	t.Helper()
+	eventually(t, "what the dashboards ask", func() error { return dashboardtest.Ask(t, a, time.Now(), pages) })
+}
+
+// ofThePast leaves out the panels about operations: what they ask about the daemon itself is not in the history.
+func ofThePast(pages []dashboardtest.Page) []dashboardtest.Page {
+	pages = slices.Clone(pages)
+	for i := range pages {
+		if pages[i].UID == "usaged-operations" {
+			pages[i].Panels = nil
+		}
+	}
+	return pages
 }
 
 // scrapedBy starts a Prometheus with the daemon's past.
 func (d *aged) scrapedBy(t *testing.T, program string) *realPrometheus {
 	t.Helper()
 	dir := t.TempDir()
-	for i, text := range append(shippedRules(t), prices(t)) {
+	for i, text := range shippedRules(t) {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.yml", i)), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

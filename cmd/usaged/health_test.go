@@ -101,7 +101,7 @@ func TestHealth(t *testing.T) {
 		t.Errorf("usagectl health: exit code %d, %s%s; want 1 and unknown", got.code, got.stdout, got.stderr)
 	}
 	d.post(outcomes("a", 10, 0)...)
-	d.becomes(`sum(usage_event_outcomes_total{event_type="a"})`, "10") // so that there is a sample before the next
+	d.becomes(`sum(usage:timely_event_outcomes:total{event_type="a"})`, "10") // so that there is a sample before the next
 	d.post(outcomes("a", 20, 0)...)
 	d.healthBecomes("nothing fails", func(h *subject) bool { return h.Mode == "normal" && *h.Score == 100 })
 	if got := d.usagectl("health"); got.code != 0 || !strings.HasPrefix(got.stdout, "normal, score 100.0, since ") {
@@ -123,6 +123,34 @@ func TestHealth(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestHealthOfAnImport imports what failed yesterday. Today nothing has.
+func TestHealthOfAnImport(t *testing.T) {
+	t.Parallel()
+	d := newInstance(t, prometheusFile(t, secondly), fastRules(t, "health.yml"))
+	d.start()
+	d.post(outcomes("sql_generation", 10, 0)...)
+	d.becomes(`sum(usage:timely_event_outcomes:total{event_type="sql_generation"})`, "10") // so that there is a sample before the next
+	d.post(outcomes("sql_generation", 20, 0)...)
+	good := func(h *subject) bool {
+		return h.Mode == "normal" && *h.Score == 100 && strings.HasPrefix(h.Components["failures"].Text, "0 of ")
+	}
+	d.healthBecomes("nothing fails", good)
+	var lines []string
+	for range 1000 {
+		lines = append(lines, fmt.Sprintf(`{"event_type":"sql_generation","user_id":"ann","created_at":%q,"metadata":{"outcome":"failure","policy_filters":"pii,names"}}`,
+			time.Now().AddDate(0, 0, -1).UTC().Format(time.RFC3339)))
+	}
+	d.post(lines...)
+	d.becomes(`usage_late_event_outcomes_total{event_type="sql_generation",outcome="failure"}`, "1000")
+	d.becomes(`usage_late_policy_hits_total`, "2000")
+	imported := time.Now()
+	h := d.healthBecomes("an evaluation", func(h *subject) bool { return h.EvaluatedAt.After(imported.Add(time.Second)) })
+	if !good(h) {
+		t.Errorf("%s, score %v: %s", h.Mode, *h.Score, h.Text)
+	}
+	d.becomes(`usage_event_outcomes_total{event_type="sql_generation",outcome="failure"}`, "1000")
 }
 
 // TestQuiet plans and ends quiet times by calendar and command, and looks at the score.

@@ -29,7 +29,7 @@ func TestHealthOfReplicas(t *testing.T) {
 	central.start()
 	asks := newRedisInstance(t, srv.URL(), "--health.prometheus-url="+central.url+"/prometheus", "--health.http-config-file="+viewerOf(t, central))
 	asks.start()
-	asks.post(outcomes("a", 10, 0)...) // who has counted nothing is missed by nobody
+	asks.post(outcomes("a", 10, 0)...)
 	asks.settle()
 	alone := newRedisInstance(t, srv.URL(), prometheusFile(t, secondly), rules)
 	alone.start()
@@ -44,7 +44,7 @@ func TestHealthOfReplicas(t *testing.T) {
 		strings.TrimPrefix(alone.url, "http://"), strings.TrimPrefix(asks.url, "http://")))
 	central.signal(syscall.SIGHUP)
 	central.becomes(`count(up{job="replicas"} == 1)`, "2")
-	central.becomes(`sum(usage_event_outcomes_total{event_type="a"})`, "20") // so that there is a sample before the next
+	central.becomes(`sum(usage:timely_event_outcomes:total{event_type="a"})`, "20") // so that there is a sample before the next
 	for _, d := range []*instance{alone, asks} {
 		d.post(outcomes("a", 20, 0)...)
 	}

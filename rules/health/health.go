@@ -41,6 +41,9 @@ const (
 	keepFor      = 2 * time.Minute
 )
 
+// ErrNotOpen is the error of a [Querier] that has nothing to ask yet. A report then says so.
+var ErrNotOpen = errors.New("not open")
+
 // Querier evaluates PromQL. String names it in errors.
 type Querier interface {
 	// Query returns the value of an expression at a time, which is now where it is zero.
@@ -154,10 +157,12 @@ func (r *Reader) read(ctx context.Context) (*Report, error) {
 		return nil, fmt.Errorf("wait for another report: %w", context.Cause(ctx))
 	}
 	at, err := r.evaluated(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotOpen):
+		return notOpen(r.Source()), nil
+	case err != nil:
 		return nil, err
-	}
-	if at.IsZero() {
+	case at.IsZero():
 		return notEvaluated(r.Source()), nil
 	}
 	if r.last != nil && r.last.EvaluatedAt.Equal(at) {
@@ -191,8 +196,14 @@ func (r *Reader) evaluated(ctx context.Context) (time.Time, error) {
 
 // notEvaluated is the report where there is nothing.
 func notEvaluated(source string) *Report {
-	return &Report{All: Subject{
-		EventType: AllTypes, Mode: Unknown, Reason: NotEvaluated,
-		Text: fmt.Sprintf("The rules were not evaluated in the last five minutes by %s: it has them all a minute after its start, where it has those of rules/.", source),
-	}}
+	return unknown("The score's rules were not evaluated in the last five minutes by " + source + ". That takes up to a minute after a start; a Prometheus of your own must have loaded the files of rules/.")
+}
+
+// notOpen is the report where there is nothing to ask yet.
+func notOpen(source string) *Report {
+	return unknown("The score's rules are not evaluated, since " + source + " is not open. It may be reading its own log, which ends by itself; if it could not start, the log of usaged says why.")
+}
+
+func unknown(text string) *Report {
+	return &Report{All: Subject{EventType: AllTypes, Mode: Unknown, Reason: NotEvaluated, Text: text}}
 }

@@ -146,7 +146,7 @@ func TestReport(t *testing.T) {
 	for _, tc := range []struct{ what, got, want string }{
 		{"a", a.Text, "412 events in the last 15 minutes; 960 were expected (810 to 1,110), so this is too few."},
 		{"all", component(t, &r.All, "activity").Text, "8,100 events in the last 15 minutes; 9,000 were expected (9,000 to 12,000), so this is too few. Of the types, a has 50.9% of the least that is usual."},
-		{"failures", component(t, &r.All, "failures").Text, "12 of 1,480 events that say how they ended failed in the last 15 minutes, which is 2.55% with 20 good ones added; up to 1% is usual."},
+		{"failures", component(t, &r.All, "failures").Text, "12 of 1,480 events that say how they ended failed in the last 15 minutes, judged as 2.55% since few events count less; up to 1% is usual."},
 		{"lag", component(t, &r.All, "lag").Text, "The oldest event that is not counted yet was accepted 480 seconds ago; up to 60 is usual."},
 		{"policy", component(t, &r.All, "policy").Text, "No policy was ever hit, or no event came in the last 15 minutes."},
 		{"the score of a", r.Types[0].Text, "Lowered by activity: " + a.Text},
@@ -279,6 +279,10 @@ func TestReportIsReadOnce(t *testing.T) {
 	q.at = time.Time{}
 	if got, err := r.Report(t.Context()); err != nil || got.All.Reason != health.NotEvaluated || !strings.Contains(got.All.Text, "the Prometheus of the test") {
 		t.Errorf("where no rules are evaluated: %v, %v", got, err)
+	}
+	q.err = health.ErrNotOpen
+	if got, err := r.Report(t.Context()); err != nil || got.All.Reason != health.NotEvaluated || !strings.Contains(got.All.Text, "the Prometheus of the test is not open") {
+		t.Errorf("where it is not open yet: %v, %v", got, err)
 	}
 	q.err = errors.New("it is away")
 	if _, err := r.Report(t.Context()); !errors.Is(err, q.err) {

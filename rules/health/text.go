@@ -108,7 +108,7 @@ func failuresText(c *Component, failed, ended float64) string {
 	if c.Observed == nil {
 		return "No event of the last 15 minutes said how it ended."
 	}
-	return fmt.Sprintf("%s of %s that say how they ended failed in the last 15 minutes, which is %s with 20 good ones added%s.",
+	return fmt.Sprintf("%s of %s that say how they ended failed in the last 15 minutes, judged as %s since few events count less%s.",
 		count(failed), events(ended), percent(*c.Observed), upTo(c, percent))
 }
 
@@ -126,7 +126,7 @@ func policyText(c *Component) string {
 	if c.Observed == nil {
 		return "No policy was ever hit, or no event came in the last 15 minutes."
 	}
-	return fmt.Sprintf("Policy hits were %s of the events of the last 15 minutes, with 20 good ones added%s.", percent(*c.Observed), upTo(c, percent))
+	return fmt.Sprintf("Policy hits were %s of the events of the last 15 minutes, where few events count less%s.", percent(*c.Observed), upTo(c, percent))
 }
 
 func upTo(c *Component, format func(float64) string) string {
