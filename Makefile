@@ -117,7 +117,7 @@ promcheck: build bin/promtool ## promtool check metrics on a running daemon's /m
 .PHONY: rules
 rules: bin/promtool ## check the rule files, and run their unit tests with promtool
 	bin/promtool check rules --lint=all rules/*.yml
-	bin/promtool test rules rules/tests/*.yml
+	@printf '%s\n' rules/tests/*.yml | xargs -n 1 -P $$(nproc) bin/promtool test rules
 
 .PHONY: dashboards
 dashboards: ## write the JSON of the Grafana dashboards anew, and check it
@@ -132,6 +132,7 @@ dashboards-test: bin/prometheus ## ask a daemon, and real Prometheis that scrape
 # Whatever is not given is not passed on. The files hold the tokens; no token is on a command line.
 .PHONY: grafana
 grafana: ## put the dashboards into your Grafana (URL=, TOKEN_FILE=; SOURCE=, SOURCE_TOKEN_FILE= for a data source)
+	$(if $(and $(URL),$(TOKEN_FILE)),,$(error it needs URL=, the address of a Grafana, and TOKEN_FILE=; docs/dashboards.md has an example))
 	@$(GO) run ./dashboards/grafana $(if $(URL),--url=$(URL)) $(if $(TOKEN_FILE),--token-file=$(TOKEN_FILE)) \
 	    $(if $(SOURCE),--source-url=$(SOURCE)) $(if $(SOURCE_TOKEN_FILE),--source-token-file=$(SOURCE_TOKEN_FILE))
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,23 @@ func TestReadTrace(t *testing.T) {
 		if len(a) != minutesPerDay || a[1] != 1 || a[2] != 1 || len(b) != minutesPerDay || b[1] != 1 {
 			t.Errorf("%s: a has %v, b has %v of %d minutes", name, a[:4], b[:4], len(a))
 		}
+	}
+}
+
+// TestReadTraceOfLongerCounts spreads what was counted in ten minutes over them.
+func TestReadTraceOfLongerCounts(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tens.csv")
+	if err := os.WriteFile(path, []byte("time,n\n2026-03-03T00:00:53Z,20\n2026-03-03T00:10:53Z,5\n2026-03-03T00:30:53Z,1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := readTrace(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(slices.Repeat([]float64{2}, 10), slices.Repeat([]float64{0, 1}, 5)...)
+	if got := tr.types["event"]; !slices.Equal(got[:20], want) || got[39] != 1 {
+		t.Errorf("the minutes have %v and %v, want %v and 1", got[:20], got[39], want)
 	}
 }
 

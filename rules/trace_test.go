@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -29,7 +30,8 @@ type trace struct {
 	types  map[string][]float64
 }
 
-// A trace file has a line per event, or per minute and type with a count, as NDJSON or CSV with a head line, and may be gzipped.
+// A trace file has a line per event, or per type and minute, or longer, with a count, as NDJSON or CSV with a head line, and may be
+// gzipped.
 var (
 	timeFields  = []string{"time", "created_at", "timestamp", "ts", "minute"}
 	typeFields  = []string{"event_type", "type", "event", "channel"}
@@ -160,6 +162,8 @@ func newTrace(list []mark) *trace {
 		}
 	}
 	tr := &trace{start: first.UTC().Truncate(24 * time.Hour), length: last.Sub(first), types: map[string][]float64{}}
+	apart := apart(list)
+	last = last.Add(time.Duration(apart-1) * time.Minute)
 	days := int(last.Sub(tr.start)/(24*time.Hour)) + 1
 	tr.whole = int(last.Add(time.Hour).Sub(tr.start)/(24*time.Hour)) * minutesPerDay
 	for _, m := range list {
@@ -168,12 +172,32 @@ func newTrace(list []mark) *trace {
 			counts = make([]float64, days*minutesPerDay)
 			tr.types[m.eventType] = counts
 		}
-		counts[int(m.at.Sub(tr.start)/time.Minute)] += m.count
+		at := int(m.at.Sub(tr.start) / time.Minute)
+		for i := range apart { // whole numbers that differ by one at most
+			counts[at+i] += math.Floor(m.count*float64(i+1)/float64(apart)) - math.Floor(m.count*float64(i)/float64(apart))
+		}
 	}
 	for _, counts := range tr.types {
 		mend(counts, int(first.Sub(tr.start)/time.Minute), int(last.Sub(tr.start)/time.Minute)+1)
 	}
 	return tr
+}
+
+// apart returns how many minutes the marks are apart where that is a rule, at most an hour, and else 1: each counts what came in so
+// many minutes from its time on.
+func apart(list []mark) int {
+	minutes := map[int64]bool{}
+	for _, m := range list {
+		minutes[m.at.Unix()/60] = true
+	}
+	sorted := slices.Sorted(maps.Keys(minutes))
+	step := int64(0)
+	for i := 1; i < len(sorted); i++ {
+		for rest := sorted[i] - sorted[i-1]; rest != 0; { // the greatest common divisor
+			step, rest = rest, step%rest
+		}
+	}
+	return int(min(max(step, 1), 60))
 }
 
 // mend fills the minutes of the first and the last day that were not recorded with their neighbours, mirrored.
