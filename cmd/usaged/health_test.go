@@ -134,7 +134,7 @@ func TestHealthOfAnImport(t *testing.T) {
 	d.becomes(`sum(usage:timely_event_outcomes:total{event_type="sql_generation"})`, "10") // so that there is a sample before the next
 	d.post(outcomes("sql_generation", 20, 0)...)
 	good := func(h *subject) bool {
-		return h.Mode == "normal" && *h.Score == 100 && strings.HasPrefix(h.Components["failures"].Text, "0 of ")
+		return h.Mode == "normal" && *h.Score == 100 && strings.HasPrefix(h.Components["failures"].Text, "None of ")
 	}
 	d.healthBecomes("nothing fails", good)
 	var lines []string

@@ -71,6 +71,8 @@ func refusal(method, path string, status int, data []byte) error {
 		hint = ": make a new token for the service account"
 	case status == http.StatusForbidden:
 		hint = ": give the service account the role Editor, and Admin for data sources"
+	case status == http.StatusNotFound:
+		hint = ": is it the address of Grafana?"
 	case status >= 300 && status < 400:
 		hint = ": the address redirects; give the one that it redirects to"
 	}

@@ -219,6 +219,8 @@ func TestProvisionSaysWhatIsWrong(t *testing.T) {
 	t.Cleanup(html.Close)
 	moved := httptest.NewServer(http.RedirectHandler("https://x/", http.StatusMovedPermanently))
 	t.Cleanup(moved.Close)
+	nothing := httptest.NewServer(http.NotFoundHandler())
+	defer nothing.Close()
 	_, url := newFake(t)
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
@@ -229,6 +231,7 @@ func TestProvisionSaysWhatIsWrong(t *testing.T) {
 		args      []string
 	}{
 		{html.URL, "is it the address of Grafana", nil},
+		{nothing.URL, "404 \"\": is it the address of Grafana", nil},
 		{moved.URL, "redirects", nil},
 		{"http://127.0.0.1:1", "reach Grafana", nil},
 		{url, "is empty", []string{"--source-url=x", "--source-token-file=" + empty}},

@@ -13,6 +13,7 @@ import (
 var names = []string{
 	"usage:health:scope", "usage:health:type_score", "usage:health:type_mode", "usage:health:since", "usage:health:unknown",
 	"usage:health:component", "usage:health:observed", "usage:health:weight", "usage:health:good", "usage:health:bad",
+	"usage:health:mode_threshold",
 	"usage:activity:observed", "usage:activity:expected", "usage:activity:lower", "usage:activity:upper", "usage:activity:ratio",
 	"usage:activity:unknown", "usage:activity:weeks",
 	"usage:failures:increase15m", "usage:outcomes:increase15m",
@@ -21,7 +22,7 @@ var names = []string{
 // recorded asks for all of them at once. An alternation of whole names is looked up, not searched for.
 var recorded = `{__name__=~"` + strings.Join(names, "|") + `"}`
 
-// key is a series by the labels that the rules give. The second is the component, the window or the reason.
+// key is a series by the labels that the rules give. The second is the component, the window, the reason or the mode.
 type key struct{ name, eventType, second string }
 
 // facts are the values of one evaluation.
@@ -37,7 +38,7 @@ func newFacts(samples model.Vector) *facts {
 	types := map[string]bool{}
 	for _, s := range samples {
 		k := key{string(s.Metric[model.MetricNameLabel]), string(s.Metric["event_type"]), ""}
-		for _, label := range []model.LabelName{"component", "window", "reason"} {
+		for _, label := range []model.LabelName{"component", "window", "reason", "mode"} {
 			if v := s.Metric[label]; v != "" {
 				k.second = string(v)
 			}
@@ -114,6 +115,9 @@ func (f *facts) subject(eventType string) Subject {
 		return s
 	}
 	s.Text = summary(&s)
+	if least := f.get("usage:health:mode_threshold", "", s.Mode); least != nil && s.Score != nil && *s.Score < *least {
+		s.Text += " The mode gets worse when that has lasted for five minutes."
+	}
 	return s
 }
 

@@ -173,6 +173,7 @@ func TestActivityTexts(t *testing.T) {
 	}{
 		{"it is usual", []string{"15m 1", "observed 15m 1", "expected 15m 2.25", "lower 15m 0", "upper 15m 7.54"},
 			"1 event in the last 15 minutes; 2.3 were expected (0 to 7.5)."},
+		{"it is an estimate", []string{"15m 1", "observed 15m 4.2", "expected 15m 4.2"}, "4 events in the last 15 minutes; 4.2 were expected."},
 		{"it is more", []string{"1h 1", "observed 1h 1234567", "expected 1h 10", "lower 1h 1", "upper 1h 20"},
 			"1,234,567 events in the last hour; 10 were expected (1 to 20), so this is many, which costs nothing."},
 		{"it is too little to tell", []string{"none 1", "observed 1h 0", "expected 1h 0.4", "lower 1h 0", "upper 1h 3"},
@@ -196,6 +197,53 @@ func TestActivityTexts(t *testing.T) {
 		}
 		if r.Types[0].Text != "All is as usual." {
 			t.Errorf("%s: %s", tc.name, r.Types[0].Text)
+		}
+	}
+}
+
+// TestNothingKnownOfActivity holds that a score without activity is not taken for one with it, unless activity counts for nothing.
+func TestNothingKnownOfActivity(t *testing.T) {
+	t.Parallel()
+	for weight, want := range map[string]string{"0.4": "Activity is not judged now. All else is as usual.", "0": "All is as usual."} {
+		samples := append([]string{"usage:health:weight component=activity " + weight, "usage:activity:unknown event_type=a reason=start 1",
+			"usage:health:type_score event_type=a 100", "usage:health:type_mode event_type=a 0"}, settings...) // the first weight counts
+		r, err := health.NewReader(&recorded{at: evaluated, samples: samples}).Report(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Types[0].Text; got != want {
+			t.Errorf("weight %s: %s\nwant %s", weight, got, want)
+		}
+	}
+}
+
+// TestFailureTexts has how many events may have failed: an increase is an estimate, and need not be whole.
+func TestFailureTexts(t *testing.T) {
+	t.Parallel()
+	for failed, want := range map[string]string{
+		"0":   "None of 41 events that say how they ended failed in the last 15 minutes.",
+		"1.1": "1 of 41 events that say how they ended failed in the last 15 minutes, judged as 1.73% since few events count less; up to 1% is usual.",
+	} {
+		r := report(t, "usage:health:observed event_type=a component=failures 0.0173",
+			"usage:failures:increase15m event_type=a "+failed, "usage:outcomes:increase15m event_type=a 41")
+		if got := component(t, &r.Types[0], "failures").Text; got != want {
+			t.Errorf("%s failed: %s\nwant %s", failed, got, want)
+		}
+	}
+}
+
+// TestModeBehindScore holds that a score which its mode does not fit yet says so.
+func TestModeBehindScore(t *testing.T) {
+	t.Parallel()
+	for score, want := range map[string]string{
+		"89.9": "Lowered by failures: No event of the last 15 minutes said how it ended. The mode gets worse when that has lasted for five minutes.",
+		"90":   "Lowered by failures: No event of the last 15 minutes said how it ended.",
+	} {
+		r := report(t, "usage:health:mode_threshold mode=normal 90", "usage:health:mode_threshold mode=watch 75",
+			"usage:health:type_score event_type=a "+score, "usage:health:type_mode event_type=a 0",
+			"usage:health:component event_type=a component=activity 1", "usage:health:component event_type=a component=failures 0.7")
+		if got := r.Types[0].Text; got != want {
+			t.Errorf("score %s: %s\nwant %s", score, got, want)
 		}
 	}
 }

@@ -37,6 +37,9 @@ const nearlyAll = 95
 // summary says what lowers the score most.
 func summary(s *Subject) string {
 	if s.Mode == modes[0] && s.Score != nil && *s.Score >= nearlyAll {
+		if slices.ContainsFunc(s.Components, func(c Component) bool { return c.Name == "activity" && c.Value == nil && c.Weight > 0 }) {
+			return "Activity is not judged now. All else is as usual."
+		}
 		return "All is as usual."
 	}
 	worst := -1
@@ -108,8 +111,11 @@ func failuresText(c *Component, failed, ended float64) string {
 	if c.Observed == nil {
 		return "No event of the last 15 minutes said how it ended."
 	}
+	if failed == 0 {
+		return fmt.Sprintf("None of %s that say how they ended failed in the last 15 minutes.", events(ended))
+	}
 	return fmt.Sprintf("%s of %s that say how they ended failed in the last 15 minutes, judged as %s since few events count less%s.",
-		count(failed), events(ended), percent(*c.Observed), upTo(c, percent))
+		count(math.Round(failed)), events(ended), percent(*c.Observed), upTo(c, percent))
 }
 
 func lagText(c *Component) string {
@@ -145,8 +151,9 @@ func last(window string) string {
 	return "the last " + window
 }
 
+// events writes a number of events, which an increase need not have as a whole one.
 func events(n float64) string {
-	if text := count(n); text != "1" {
+	if text := count(math.Round(n)); text != "1" {
 		return text + " events"
 	}
 	return "1 event"

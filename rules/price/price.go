@@ -187,7 +187,7 @@ func (r *reader) model(columns, cells []string, line int) {
 		}
 		usd, err := strconv.ParseFloat(strings.TrimPrefix(cells[i], "$"), 64)
 		if err != nil || usd < 0 || math.IsInf(usd, 0) || math.IsNaN(usd) {
-			r.fault(line, "%s: %q is no price, as 2.50", kind, cells[i])
+			r.fault(line, "%s: %q is no price: give one as 2.50", kind, cells[i])
 			continue
 		}
 		r.prices = append(r.prices, Price{Model: model, Kind: kind, USD: usd})

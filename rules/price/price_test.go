@@ -50,7 +50,7 @@ usage_llm_price_usd_per_million{kind="prompt",model="free"} 0
 	}
 
 	write(t, path, "model,prompt\na,three\n")
-	if err := table.Reload(); err == nil || err.Error() != path+`:2: prompt: "three" is no price, as 2.50` {
+	if err := table.Reload(); err == nil || err.Error() != path+`:2: prompt: "three" is no price: give one as 2.50` {
 		t.Errorf("reload of a wrong table: %v", err)
 	}
 	expect(first)
@@ -79,7 +79,7 @@ func TestFaults(t *testing.T) {
 		"large-1,3,15\n":                          `:1: the column "large-1" is none|:1: the column "3" is|:1: the column "15" is|:1: there is no column model`,
 		"model,prompt,prompt\n":                   ":1: there are two columns prompt",
 		"model,prompt\na,1\n# and\na,2\n,3\n":     ":4: a has its prices in line 2 already|:5: the model has no name",
-		"model,prompt\na,-1\nb,NaN\nc,Inf\nd,x\n": `:2: prompt: "-1" is no price, as 2.50|:3: prompt: "NaN" is|:4: prompt: "Inf" is|:5: prompt: "x" is`,
+		"model,prompt\na,-1\nb,NaN\nc,Inf\nd,x\n": `:2: prompt: "-1" is no price: give one as 2.50|:3: prompt: "NaN" is|:4: prompt: "Inf" is|:5: prompt: "x" is`,
 		"model,prompt\na,2,50\n":                  ":2: wrong number of fields: it is a table with commas between the cells, and as many in each line",
 		"model,prompt\n" + many.String():          ":1: there are 1001 models: at most 1000 can have prices",
 	} {
