@@ -182,7 +182,7 @@ func (w *world) once() backfill.State {
 
 // grid is the one that a backfill at this moment uses.
 func grid() backfill.Grid {
-	until := time.Now().UTC().Truncate(step)
+	until := time.Now().UTC().Add(-step).Truncate(step) // what is younger would be taken for the present
 	n := int((retention + 24*time.Hour) / step)
 	return backfill.Grid{Start: until.Add(-time.Duration(n) * step), Step: step, N: n}
 }
