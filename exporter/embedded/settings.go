@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
 
+	"usaged/aggregator/yamlfile"
 	"usaged/exporter/remotewrite"
 )
 
@@ -80,7 +81,7 @@ func sendsRecorded(endpoint *config.RemoteWriteConfig) bool {
 // checkEndpoints says what is wrong with endpoints of remote write that Prometheus' own parser does not look at.
 func (f *subsetFile) checkEndpoints(endpoints []*config.RemoteWriteConfig) error {
 	var errs []error
-	nodes := child(f.root, "remote_write")
+	nodes := yamlfile.Lookup(f.root, "remote_write")
 	seen := map[string]bool{}
 	for i, endpoint := range endpoints {
 		name := remotewrite.Name(endpoint)
@@ -140,13 +141,13 @@ func httpURL(text string) (*url.URL, error) {
 
 // addDefaults adds the intervals, where the file has none, and the scrape of the daemon itself.
 func (f *subsetFile) addDefaults(instance string) {
-	global := child(f.root, "global")
+	global := yamlfile.Lookup(f.root, "global")
 	if global == nil {
 		global = &yaml.Node{Kind: yaml.MappingNode}
 		f.root.Content = append(f.root.Content, scalar("global"), global)
 	}
 	for key, value := range map[string]time.Duration{"scrape_interval": scrapeInterval, "evaluation_interval": evaluationInterval} {
-		if child(global, key) == nil {
+		if yamlfile.Lookup(global, key) == nil {
 			global.Content = append(global.Content, scalar(key), scalar(value.String()))
 		}
 	}

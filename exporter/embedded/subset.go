@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/prometheus/config"
 	"go.yaml.in/yaml/v3"
+
+	"usaged/aggregator/yamlfile"
 )
 
 // subsetFile is a Prometheus configuration of which only a part may be used.
@@ -59,7 +61,7 @@ func (f *subsetFile) parse(content []byte) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	if child(root, "scrape_configs") != nil {
+	if yamlfile.Lookup(root, "scrape_configs") != nil {
 		if err := f.checkJobs(); err != nil {
 			return err
 		}
@@ -88,8 +90,8 @@ func (f *subsetFile) check() error {
 
 // checkJobs refuses the job that is made here.
 func (f *subsetFile) checkJobs() error {
-	for _, job := range child(f.root, "scrape_configs").Content {
-		if name := child(job, "job_name"); name != nil && name.Value == selfJob {
+	for _, job := range yamlfile.Lookup(f.root, "scrape_configs").Content {
+		if name := yamlfile.Lookup(job, "job_name"); name != nil && name.Value == selfJob {
 			return f.fault(name.Line, fmt.Sprintf("job_name %s is the scrape of usaged itself, which is there without being configured", selfJob))
 		}
 	}
@@ -120,7 +122,7 @@ func (f *subsetFile) faults(err error, line int) error {
 // locate finds the element that Prometheus refuses without naming a line: the first with which, after those before it, the
 // file is refused.
 func (f *subsetFile) locate() int {
-	global := child(f.root, "global")
+	global := yamlfile.Lookup(f.root, "global")
 	base := &yaml.Node{Kind: yaml.MappingNode}
 	if global != nil {
 		base.Content = append(base.Content, scalar("global"), global)
@@ -131,7 +133,7 @@ func (f *subsetFile) locate() int {
 	for _, path := range [][]string{{"scrape_configs"}, {"remote_write"}, {"alerting", "alertmanagers"}} {
 		list := f.root
 		for _, key := range path {
-			list = child(list, key)
+			list = yamlfile.Lookup(list, key)
 		}
 		if list == nil {
 			continue
@@ -164,7 +166,7 @@ func (f *subsetFile) load() (*config.Config, error) {
 func (f *subsetFile) add(value any, path ...string) {
 	at := f.root
 	for i, key := range path {
-		next := child(at, key)
+		next := yamlfile.Lookup(at, key)
 		if next == nil || next.Tag == "!!null" {
 			kind := yaml.MappingNode
 			if i == len(path)-1 {
@@ -188,19 +190,6 @@ func (f *subsetFile) add(value any, path ...string) {
 		}
 	}
 	at.Content = append(at.Content, node)
-}
-
-// child returns the value of a key of a mapping, or nil.
-func child(n *yaml.Node, key string) *yaml.Node {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return nil
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i+1]
-		}
-	}
-	return nil
 }
 
 // keysAt returns the keys that a path of refused leads to.
