@@ -16,7 +16,7 @@ func (f *facts) because(reason string) string {
 	case "quiet":
 		return "A planned quiet time lasts, or lies within the window by which activity is judged."
 	case "start":
-		return "The counters are not known for an hour yet."
+		return "It has just begun: the counters must be known for a quarter of an hour, for an hour or more of slower types."
 	case "weeks":
 		return fmt.Sprintf("The same hour is known of fewer than %s of the past four weeks.", count(f.value("usage:activity:weeks", "", "", 2)))
 	case "idle":
