@@ -154,6 +154,15 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// checkRefusedFile expects --check-config to say what is wrong with the file of a flag.
+func checkRefusedFile(t *testing.T, flag, want string) {
+	t.Helper()
+	r := runDaemon(t, cleanEnv(), flag, "--check-config", "--data.dir="+t.TempDir())
+	if r.code != 1 || !strings.Contains(r.stderr, want) {
+		t.Errorf("--check-config %s: exit code %d, %s; want 1 and %s", flag, r.code, r.stderr, want)
+	}
+}
+
 // TestFilesAreClosedToOthers starts on a directory that is open to everybody, as one made by hand is.
 func TestFilesAreClosedToOthers(t *testing.T) {
 	t.Parallel()

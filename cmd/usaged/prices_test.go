@@ -46,10 +46,7 @@ func TestPrices(t *testing.T) {
 	}
 	write("model,prompt\nlarge,cheap\n")
 	flag := "--prices.file=" + table
-	got := runDaemon(t, cleanEnv(), flag, "--check-config", "--data.dir="+t.TempDir())
-	if want := table + `:2: prompt: "cheap" is no price`; got.code != 1 || !strings.Contains(got.stderr, want) {
-		t.Errorf("a wrong table: exit code %d, %s; want 1 and %s", got.code, got.stderr, want)
-	}
+	checkRefusedFile(t, flag, table+`:2: prompt: "cheap" is no price`)
 	write("model,prompt,completion\nlarge,3,15\n")
 	d := newInstance(t, flag, prometheusFile(t, fastScrapes), fastRules(t, "usage.yml"))
 	d.start()
