@@ -14,10 +14,15 @@ import (
 func writeFile(t testing.TB, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
+	rewriteFile(t, path, text)
+	return path
+}
+
+func rewriteFile(t testing.TB, path, text string) {
+	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return path
 }
 
 const badRole = "- name: x\n  role: king\n  sha256: " + zeros + "\n"

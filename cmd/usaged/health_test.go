@@ -157,12 +157,7 @@ func TestHealthOfAnImport(t *testing.T) {
 func TestQuiet(t *testing.T) {
 	t.Parallel()
 	calendar := filepath.Join(t.TempDir(), "quiet.yml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(calendar, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(text string) { rewriteFile(t, calendar, text) }
 	write("weekly:\n- from: 25:00\n  until: 26:00\n")
 	flag := "--quiet.file=" + calendar
 	checkRefusedFile(t, flag, calendar+`:2: from: "25:00" is no time of day, as 18:30`)

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -38,12 +37,7 @@ func pricePanel(t *testing.T, typed string) map[string]string {
 func TestPrices(t *testing.T) {
 	t.Parallel()
 	table := filepath.Join(t.TempDir(), "prices.csv")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(table, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(text string) { rewriteFile(t, table, text) }
 	write("model,prompt\nlarge,cheap\n")
 	flag := "--prices.file=" + table
 	checkRefusedFile(t, flag, table+`:2: prompt: "cheap" is no price`)

@@ -152,11 +152,7 @@ func TestPrometheusConfigFile(t *testing.T) {
 	flag := prometheusFile(t, "global:\n  scrape_interval: 100ms\nstorage: {}\n")
 	_, path, _ := strings.Cut(flag, "=")
 	checkRefusedFile(t, flag, path+":3: storage is not known here")
-	write := func(text string) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(text string) { rewriteFile(t, path, text) }
 	write(fastScrapes)
 	d := newInstance(t, flag)
 	d.start()

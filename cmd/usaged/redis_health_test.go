@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,11 +17,7 @@ func TestHealthOfReplicas(t *testing.T) {
 	t.Parallel()
 	srv := redistest.Start(t)
 	scrape := filepath.Join(t.TempDir(), "prometheus.yml")
-	write := func(text string) {
-		if err := os.WriteFile(scrape, []byte(secondly+text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(text string) { rewriteFile(t, scrape, secondly+text) }
 	write("")
 	rules := fastRules(t, "health.yml")
 	central := newInstance(t, "--config.file="+scrape, rules)

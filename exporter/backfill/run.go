@@ -101,7 +101,7 @@ func (b *Backfiller) backfill(ctx context.Context) (*Report, error) {
 	if err := b.cfg.Target.Wait(ctx); err != nil {
 		return nil, err
 	}
-	until := time.Now().UTC().Add(-lookback).Truncate(step)
+	until := time.Now().UTC().Add(-step).Truncate(step) // what is younger queries would take for the present
 	oldest := until.Add(-b.cfg.Retention)
 	begun := time.Time{}
 	past, err := b.cfg.Source.Past(ctx, aggregator.PastConfig{

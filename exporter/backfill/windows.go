@@ -34,8 +34,6 @@ const (
 	day = 24 * time.Hour
 	// step is how far apart samples are: what a query looks back, so that none finds nothing.
 	step = 5 * time.Minute
-	// lookback is how old a sample may be that PromQL takes for the present: of the past there is none.
-	lookback = 5 * time.Minute
 	// derivedTime is how far back the rules read these.
 	derivedTime = 7*day + time.Hour
 )
