@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/mattn/go-isatty"
+	"golang.org/x/term"
 
 	"usaged/client"
 )
@@ -283,5 +283,5 @@ const howToTrust = "name the file of its authority's certificate in SSL_CERT_FIL
 // isTerminal says whether a person watches w.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && isatty.IsTerminal(f.Fd())
+	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -3,13 +3,14 @@ package main
 import (
 	"bytes"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
-	"github.com/vbauerster/mpb/v8/cwriter"
+	"golang.org/x/term"
 )
 
 // table prints aligned columns. Numbers stand at the right of their column, everything else at the left.
@@ -102,11 +103,12 @@ func (s *session) columns() int {
 	if n, err := strconv.Atoi(s.getenv("COLUMNS")); err == nil && n > 0 {
 		return n
 	}
-	if !isTerminal(s.stdout) {
+	f, ok := s.stdout.(*os.File)
+	if !ok {
 		return 0
 	}
-	width, _, err := cwriter.New(s.stdout).GetTermSize()
-	if err != nil {
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil { // no terminal
 		return 0
 	}
 	return width
