@@ -18,6 +18,7 @@ type Folder struct {
 	last  *dayFold // of the event before: nearly always the next one's too
 	dups  map[string]uint64
 	stats Stats
+	cells int // see Cells
 
 	values []value // of the event being folded, by index in keys
 
@@ -117,7 +118,7 @@ func (f *Folder) Reset(oldest event.Day) {
 	f.oldest = oldest
 	f.days = map[event.Day]*dayFold{}
 	f.last = nil
-	f.dups, f.stats = map[string]uint64{}, Stats{}
+	f.dups, f.stats, f.cells = map[string]uint64{}, Stats{}, 0
 	f.lifetime.reset()
 }
 
@@ -138,7 +139,9 @@ func (f *Folder) Add(v *event.View, user string) {
 	if t.expired {
 		f.stats.Expired++
 	} else {
+		before := len(t.users)
 		t.users[user]++
+		f.cells += len(t.users) - before
 	}
 	f.lifetime.addEvent(t, v)
 	if v.Pairs() == 0 && len(t.metrics) == 0 {
@@ -226,12 +229,14 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, user string) {
 		if !ok {
 			continue
 		}
+		before := len(sums.user) + len(sums.ref)
 		if !m.counts() {
 			sums.user = add(sums.user, user, n)
 		}
 		if ref := f.text(m.reference); len(ref) > 0 {
 			sums.addReference(cut(ref), n)
 		}
+		f.cells += len(sums.user) + len(sums.ref) - before
 	}
 }
 
@@ -320,19 +325,9 @@ func cut(ref []byte) []byte {
 	return ref[:end]
 }
 
-// Cells returns the number of cells folded since Reset.
-func (f *Folder) Cells() int {
-	n := 0
-	for _, d := range f.days {
-		for _, t := range d.types {
-			n += len(t.users)
-		}
-		for _, m := range d.meters {
-			n += len(m.user) + len(m.ref)
-		}
-	}
-	return n
-}
+// Cells returns the number of cells folded since Reset. It is asked after every record of the journal, so it is kept up to date
+// as cells appear: a walk over days and types would cost more than the folding where a record is a single late event.
+func (f *Folder) Cells() int { return f.cells }
 
 // Stats returns what the fold met since Reset.
 func (f *Folder) Stats() Stats { return f.stats }

@@ -284,3 +284,29 @@ func benchmarkFold(b *testing.B, list []sent) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*5*len(vs)), "ns/event")
 }
+
+// BenchmarkFoldLate folds late events that were accepted one by one, over many days and types, and asks for the cells after
+// each, as the applier does after each record.
+func BenchmarkFoldLate(b *testing.B) {
+	const days, types = 30, 1_000
+	var list []sent
+	for i := range 9_000 {
+		list = append(list, sent{UserID: fmt.Sprintf("user-%d", i%50), Type: fmt.Sprintf("type-%d", i*7%types), CreatedAt: now.AddDate(0, 0, -(i % days))})
+	}
+	var events []event.View
+	views(b, list, func(v *event.View) { events = append(events, *v) })
+	f := meter.NewFolder(meter.Builtin(), meter.NewLabels(meter.Limits{}))
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Reset(event.DayOf(now) - days)
+		cells := 0
+		for i := range events {
+			f.Add(&events[i], "user")
+			cells = f.Cells()
+		}
+		if cells == 0 {
+			b.Fatal("nothing was folded")
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(events)), "ns/event")
+}
