@@ -19,8 +19,12 @@ import (
 //go:embed apply.lua
 var applySource string
 
-var applyScript = client.NewScript(fmt.Sprintf("local OTHER, MAX_TOTAL, MAX_TYPES, MAX_REFERENCES = %q, %d, %d, %d\n",
-	event.Other, uint64(meter.MaxTotal), store.MaxTypesPerDay, store.MaxReferencesPerDay) + applySource)
+// maxTakeoverBytes bounds the list of a producer's takeovers in one partition, some 20 bytes for each that found new events
+// applied: more than 2,000 restarts.
+const maxTakeoverBytes = 64 << 10
+
+var applyScript = client.NewScript(fmt.Sprintf("local OTHER, MAX_TOTAL, MAX_TYPES, MAX_REFERENCES, MAX_TAKEOVERS = %q, %d, %d, %d, %d\n",
+	event.Other, uint64(meter.MaxTotal), store.MaxTypesPerDay, store.MaxReferencesPerDay, maxTakeoverBytes) + applySource)
 
 // Apply adds one batch, see store.Store. It does not begin after ctx has ended, but once it has begun it waits for the
 // reply as long as callTimeout allows: a script that was sent may run after we have stopped waiting.

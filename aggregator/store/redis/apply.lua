@@ -22,20 +22,25 @@ local bad = wrong(KEYS[1], 'hash') or wrong(KEYS[2], 'set')
 if bad then return bad end
 
 -- The session and the offset.
-local known = redis.call('HMGET', KEYS[1], 'offset', 'session', 'takeovers', 'overflow')
+local known = redis.call('HMGET', KEYS[1], 'offset', 'session', 'overflow')
 if not known[1] and redis.call('SISMEMBER', KEYS[2], id) == 1 then
   return redis.error_reply('LOSTPRODUCER ' .. KEYS[1] .. ' is gone, but not the counts that it stands for')
 end
-local offset, takeovers = known[1] or '0', known[3] or ''
+local offset = known[1] or '0'
 local mine, theirs = tonumber(session), tonumber(known[2] or '0')
 if theirs > mine then
-  for s, at in string.gmatch(takeovers, '(%d+):(%d+)') do
-    if tonumber(s) > mine then return {'fenced', at} end
+  for s, at in string.gmatch(redis.call('HGET', KEYS[1], 'takeovers') or '', '(%d+):([%d?]+)') do
+    if tonumber(s) > mine then
+      if at == '?' then
+        return redis.error_reply('OLDSESSION ' .. KEYS[1] .. ' was taken over too many times since session ' .. session)
+      end
+      return {'fenced', at}
+    end
   end
   return {'fenced', offset}
 end
 if offset ~= prev then
-  local types, references = string.match(known[4] or '0 0', '(%d+) (%d+)')
+  local types, references = string.match(known[3] or '0 0', '(%d+) (%d+)')
   return {'mismatch', offset, tonumber(types), tonumber(references)}
 end
 
@@ -106,6 +111,8 @@ if days[1] then
   redis.call('ZSCORE', other, OTHER)
   redis.call('ZMSCORE', other, OTHER)
 end
+
+local takeovers = mine > theirs and (redis.call('HGET', KEYS[1], 'takeovers') or '')
 
 -- From here on it writes. Redis refuses the first write when it is out of memory, read-only or lacks replicas; and again
 -- each command is run once in a way that changes nothing that is counted.
@@ -197,6 +204,19 @@ local function add_references(key, cells)
   redis.call('ZADD', key, unpack(admitted))
 end
 
+-- with_takeover adds a session, and the offset at which it took over, to the list of the takeovers: "session:offset " each, in
+-- the order of the sessions. The list says where the first session above another began. So of two in a row that began at the
+-- same offset the later one says all that both say, and a daemon that takes over again and again and applies nothing leaves one.
+-- Beyond MAX_TAKEOVERS bytes the older half goes: "session:? " then stands for it, where sessions below can't be answered.
+local function with_takeover(list)
+  local previous = string.match(string.sub(list, -50), '%d+:' .. prev .. ' $')
+  if previous then list = string.sub(list, 1, -1 - #previous) end
+  list = list .. session .. ':' .. prev .. ' '
+  if #list <= MAX_TAKEOVERS then return list end
+  local cut = string.find(list, ' ', math.floor(#list / 2), true)
+  return string.match(string.sub(list, 1, cut), '(%d+):[%d?]+ $') .. ':? ' .. string.sub(list, cut + 1)
+end
+
 -- The days.
 local chunk = 1
 for _, day in ipairs(days) do
@@ -234,7 +254,5 @@ for from = 1, #totals, 2 * STEP do
 end
 redis.call('HSET', KEYS[1], 'offset', last, 'session', session,
   'overflow', string.format('%.0f %.0f', refused_types, refused_references))
-if mine > theirs then
-  redis.call('HSET', KEYS[1], 'takeovers', takeovers .. session .. ':' .. prev .. ' ')
-end
+if takeovers then redis.call('HSET', KEYS[1], 'takeovers', with_takeover(takeovers)) end
 return {'applied', last, refused_types, refused_references}

@@ -32,6 +32,7 @@ const (
 	Busy         Class = "busy"
 	MaxClients   Class = "maxclients"
 	LostProducer Class = "lostproducer"
+	OldSession   Class = "oldsession"
 	Incompatible Class = "incompatible"
 	Other        Class = "other"
 )
@@ -55,6 +56,8 @@ var advice = map[Class]string{
 	MaxClients:   "Redis has as many clients as maxclients allows: raise it",
 	LostProducer: "the key was deleted or evicted alone, and applying from the start would count again what still stands there: " +
 		"delete all keys of the partition (usage:{pN}:*), and each daemon rebuilds its part from its journal; keep maxmemory-policy noeviction",
+	OldSession: "a copy of this data directory has taken over so many times since that Redis no longer knows which events were counted before: " +
+		"compare the directory with its copy, and send what that one lacks with usagectl journal drain",
 	Incompatible: "", // such errors say it themselves
 	Other:        "look at the log of Redis",
 }
@@ -80,6 +83,7 @@ var codes = []struct {
 	{"MASTERDOWN", ClusterDown},
 	{"TRYAGAIN", Resharding},
 	{lostProducer, LostProducer},
+	{"OLDSESSION", OldSession},
 	{"BUSY", Busy},
 	{"ERR max number of clients", MaxClients},
 }

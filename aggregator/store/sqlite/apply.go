@@ -110,10 +110,17 @@ func (a *application) fenced() error {
 	return store.ErrFenced
 }
 
-// takeOver records where a new session begins.
+// takeOver records where a new session begins. Of two in a row that began at the same offset the later one says all that both
+// say, so a daemon that takes over again and again and applies nothing leaves one row.
 func (a *application) takeOver() error {
-	_, err := a.exec(`INSERT INTO takeover (partition, producer, session, "offset") VALUES (?, ?, ?, ?)`,
-		a.batch.Partition, a.batch.Producer, int64(a.batch.Session), int64(a.batch.Prev))
+	b := a.batch
+	_, err := a.exec(`DELETE FROM takeover WHERE partition = ?1 AND producer = ?2 AND "offset" = ?3
+		AND session = (SELECT max(session) FROM takeover WHERE partition = ?1 AND producer = ?2)`, b.Partition, b.Producer, int64(b.Prev))
+	if err != nil {
+		return fmt.Errorf("record takeover: %w", err)
+	}
+	_, err = a.exec(`INSERT INTO takeover (partition, producer, session, "offset") VALUES (?, ?, ?, ?)`,
+		b.Partition, b.Producer, int64(b.Session), int64(b.Prev))
 	if err != nil {
 		return fmt.Errorf("record takeover: %w", err)
 	}

@@ -50,8 +50,8 @@ CREATE TABLE producer (
 	PRIMARY KEY (partition, id)
 ) WITHOUT ROWID;
 
--- Where each session of a producer began: the offset at which it took over from the one before. Rows are never removed,
--- however many sessions there were: a process that was taken over long ago must learn what was counted of its events.
+-- Where each session of a producer began: the offset at which it took over from the one before. A process that was taken over
+-- long ago must learn what was counted of its events, so a row goes only where the next session began at the same offset.
 CREATE TABLE takeover (
 	partition INTEGER NOT NULL,
 	producer  TEXT NOT NULL,

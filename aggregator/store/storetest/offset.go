@@ -185,6 +185,21 @@ var fencingPromises = []promise{
 		f.wantFenced(f.inSession(4, 35, 36), 35)
 		f.wantFenced(f.inSession(60, 15+20*19, 16+20*19), 15+20*19)
 	}},
+	{"says where the first higher session took over, also where some applied nothing", func(f *fixture) {
+		f.mustApply(f.inSession(2, 0, 10))
+		for session := uint64(4); session < 10; session++ {
+			b := f.batch(10, 10)
+			b.Session = session
+			f.mustApply(b)
+		}
+		f.mustApply(f.inSession(9, 10, 20))
+		f.mustApply(f.inSession(12, 20, 30))
+		f.wantFenced(f.inSession(1, 10, 11), 0)
+		for session := uint64(2); session < 9; session++ {
+			f.wantFenced(f.inSession(session, 10, 11), 10)
+		}
+		f.wantFenced(f.inSession(9, 20, 21), 20)
+	}},
 	{"ignores the session of a batch that takes no effect", func(f *fixture) {
 		b := f.inSession(5, 0, 10)
 		f.mustApply(b)
