@@ -54,8 +54,10 @@ type Config struct {
 	// SegmentBytes is the journal's segment size, 0 for its default.
 	SegmentBytes int
 
-	// Now is the clock, time.Now where nil.
+	// Now is the clock, time.Now where nil. It must not follow a wall clock that is set wrong, see package clock.
 	Now func() time.Time
+	// Deletion is the time by which old data is deleted, never later than Now. Now where nil.
+	Deletion func() time.Time
 	// Log gets what operators should know. Discarded where nil.
 	Log *slog.Logger
 	// Metrics gets counters and gauges, Registerer histograms. Not kept where nil.
@@ -96,6 +98,9 @@ type Aggregator struct {
 func Open(cfg Config) (*Aggregator, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Deletion == nil {
+		cfg.Deletion = cfg.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -172,6 +177,11 @@ func (a *Aggregator) Ready() error { return a.journal.Ready() }
 // Oldest returns the oldest UTC day inside the retention window.
 func (a *Aggregator) Oldest() event.Day {
 	return event.DayOf(a.cfg.Now()) - event.Day(a.cfg.Retention) + 1
+}
+
+// oldestKept returns the oldest UTC day that is not deleted.
+func (a *Aggregator) oldestKept() event.Day {
+	return event.DayOf(a.cfg.Deletion()) - event.Day(a.cfg.Retention) + 1
 }
 
 // producers returns the ids under which this data directory has counted.

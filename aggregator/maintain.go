@@ -38,7 +38,7 @@ func (p *applier) maintain(ctx context.Context) {
 		}
 	}
 	p.day = today
-	if err := p.a.cfg.Store.Expire(ctx, p.a.Oldest(), p.a.cfg.Now()); err != nil {
+	if err := p.a.cfg.Store.Expire(ctx, p.a.oldestKept(), p.a.cfg.Deletion()); err != nil {
 		p.a.metrics.storeErrors.Inc()
 		p.log.Warn("expired days could not be removed from the store; retrying in a minute", "err", err)
 	}
@@ -145,7 +145,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 // the newest that fit into the size limit.
 func (p *applier) retire() {
 	segments := p.a.journal.Segments()
-	deadline := p.a.cfg.Now().AddDate(0, 0, -(p.a.cfg.Retention + graceDays))
+	deadline := p.a.cfg.Deletion().AddDate(0, 0, -(p.a.cfg.Retention + graceDays))
 	var total int64
 	for _, seg := range segments {
 		total += seg.Bytes

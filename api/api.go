@@ -88,7 +88,9 @@ type Config struct {
 	MaxInflightBytes int64
 
 	// Now is the clock by which events are stamped. Nil: time.Now.
-	Now    func() time.Time
+	Now func() time.Time
+	// Latest is the latest time that a sender whose clock is right can have, see event.Origin. Nil: Now.
+	Latest func() time.Time
 	Logger *slog.Logger
 	// Set takes counters and gauges; Help has their help texts.
 	Set *metrics.Set
@@ -126,6 +128,9 @@ func New(cfg Config) (*API, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Latest == nil {
+		cfg.Latest = cfg.Now
 	}
 	if cfg.Reload == nil {
 		cfg.Reload = cfg.Tokens.Reload

@@ -50,6 +50,7 @@ func (a *API) accept(body []byte, format event.Format, who *Token) (n int, singl
 		User:       who.UserID,
 		Bound:      who.Role == RoleUser,
 		AcceptedAt: now,
+		Latest:     a.cfg.Latest(),
 		Oldest:     event.DayOf(now) - event.Day(a.cfg.Reader.Retention()) + 1,
 	})
 	if err == nil && batch.N > 0 {

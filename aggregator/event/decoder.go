@@ -35,6 +35,9 @@ type Origin struct {
 	Bound bool
 	// AcceptedAt is the server's time.
 	AcceptedAt time.Time
+	// Latest is what the clock of a sender may say who is right, where that is later than AcceptedAt: the server's own wall clock
+	// may be ahead of the time by which it stamps.
+	Latest time.Time
 	// Oldest is the oldest UTC day inside the retention window.
 	Oldest Day
 }
@@ -127,6 +130,9 @@ func (d *Decoder) reset(origin Origin) {
 	d.origin = origin
 	d.accepted = uint64(origin.AcceptedAt.UnixMilli())
 	d.latest = origin.AcceptedAt.Add(MaxFuture)
+	if latest := origin.Latest.Add(MaxFuture); latest.After(d.latest) {
+		d.latest = latest
+	}
 	d.faults = Faults{List: d.faults.List[:0]}
 	d.batch = Batch{Entries: d.batch.Entries[:0], Types: d.batch.Types[:0], AcceptedAt: origin.AcceptedAt}
 	d.line = -1

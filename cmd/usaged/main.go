@@ -10,20 +10,21 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
+
+	"usaged/aggregator/clock"
 )
 
 func main() {
-	os.Exit(Main(os.Args[1:], time.Now))
+	os.Exit(Main(os.Args[1:], clock.ThisMachine()))
 }
 
 // Main runs the daemon until SIGINT or SIGTERM and returns its exit code: 0 after a clean stop, 2 where the command line
-// is wrong, 1 after any other error. now is the daemon's clock.
-func Main(args []string, now func() time.Time) int {
+// is wrong, 1 after any other error. machine has the clocks of the machine.
+func Main(args []string, machine clock.Machine) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // from now on a second signal kills the process
-	err := run(ctx, args, os.Stdout, os.Stderr, now)
+	err := run(ctx, args, os.Stdout, os.Stderr, machine)
 	var usage *usageError
 	switch {
 	case err == nil:

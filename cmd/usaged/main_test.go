@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"usaged/aggregator/clock"
 )
 
 // The tests of this package drive real processes. The daemon is this test binary, executed again with childEnv set: so it
@@ -30,7 +32,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		os.Exit(Main(os.Args[1:], childClock(os.Getenv(childClockEnv))))
+		os.Exit(Main(os.Args[1:], childMachine(os.Getenv(childClockEnv))))
 	}
 	code := m.Run()
 	if dir := toolsDir.Load(); dir != nil {
@@ -39,11 +41,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// childClock is the daemon's clock in tests: the real one, moved by what the file says, which may change at any time.
-func childClock(path string) func() time.Time {
+// childMachine has the daemon's clocks in tests: the real ones, moved by what the file says, which may change at any time. Both
+// are moved, as if the time had passed.
+func childMachine(path string) clock.Machine {
+	machine := clock.ThisMachine()
 	if path == "" {
-		return time.Now
+		return machine
 	}
+	real := machine.Read
 	var offset atomic.Int64
 	read := func() {
 		data, err := os.ReadFile(path)
@@ -62,7 +67,12 @@ func childClock(path string) func() time.Time {
 			read()
 		}
 	}()
-	return func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+	machine.Read = func() (time.Time, time.Duration) {
+		moved := time.Duration(offset.Load())
+		wall, sinceBoot := real()
+		return wall.Add(moved), sinceBoot + moved
+	}
+	return machine
 }
 
 // full says whether the long variants run.

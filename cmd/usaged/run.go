@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"usaged/aggregator"
+	"usaged/aggregator/clock"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
@@ -48,11 +49,11 @@ const (
 
 // run starts the daemon and stops it when ctx ends. What is acquired first is released last:
 //
-//	data directory ◄── debug listener ◄── store ◄── Prometheus ◄── journal and applier ◄── cache warming ◄── backfill ◄── HTTP
+//	data directory ◄── clock ◄── debug listener ◄── store ◄── Prometheus ◄── journal and applier ◄── cache warming ◄── backfill ◄── HTTP
 //
 // so that a stop first ends ingest, then finishes applying and closes the journal, then sends the last samples, and closes the
 // store.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func() time.Time) (err error) {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, machine clock.Machine) (err error) {
 	cfg, err := parseConfig(args, stdout, stderr)
 	if err != nil || cfg.exit {
 		return err
@@ -79,7 +80,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	}
 	open.push("data directory", unlock)
 
-	d := &daemon{cfg: cfg, log: log, now: now, set: metrics.NewSet(), registry: prometheus.NewRegistry()}
+	d := &daemon{cfg: cfg, log: log, set: metrics.NewSet(), registry: prometheus.NewRegistry()}
+	d.openClock(machine, &open)
 	if err := d.tokens(); err != nil {
 		return err
 	}
@@ -120,7 +122,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 type daemon struct {
 	cfg      *config
 	log      *slog.Logger
-	now      func() time.Time
+	clock    *clock.Clock
 	set      *metrics.Set
 	registry *prometheus.Registry
 
@@ -197,7 +199,7 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, "usage.db"), Log: log, Metrics: d.set})
 	}
 	cfg := d.cfg.redis
-	cfg.Retention, cfg.Now, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.now, log, d.set
+	cfg.Retention, cfg.Log, cfg.Metrics = d.cfg.retentionDays, log, d.set
 	if cfg.Partitions == 0 { // Redis may be away
 		var err error
 		if cfg.Partitions, err = aggregator.Partitions(d.cfg.dataDir); err != nil {
@@ -226,7 +228,8 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 		Meters:         meters,
 		Retention:      d.cfg.retentionDays,
 		RetentionBytes: int64(d.cfg.retentionSize),
-		Now:            d.now,
+		Now:            d.clock.Now,
+		Deletion:       d.clock.Deletion,
 		Log:            d.log,
 		Metrics:        d.set,
 		Registerer:     d.registry,
@@ -241,7 +244,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 		Meters:    d.agg.Meters,
 		Retention: d.cfg.retentionDays,
 		CacheFile: filepath.Join(d.cfg.dataDir, "days.cache"),
-		Now:       d.now,
+		Now:       d.clock.Now,
 		Log:       d.log.With("component", "reader"),
 		Metrics:   d.set,
 	})
@@ -284,7 +287,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
+		exporter.NewSetCollector(d.set, clock.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
 		usage,
 		d.gauges(open),
 		d.quiet,
@@ -363,7 +366,8 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		MetricsAuth: d.cfg.metricsAuth,
 		Prometheus:  d.prometheusHandler(),
 		Reload:      d.reload,
-		Now:         d.now,
+		Now:         d.clock.Now,
+		Latest:      d.clock.Latest,
 		Logger:      d.log,
 		Set:         d.set,
 		Registerer:  d.registry,

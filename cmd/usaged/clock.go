@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"usaged/aggregator/clock"
+	"usaged/aggregator/journal"
+)
+
+// openClock opens the clock by which everything in the daemon goes that is stamped or kept for a time.
+func (d *daemon) openClock(machine clock.Machine, open *closers) {
+	d.clock = clock.Open(clock.Config{
+		Path:    filepath.Join(d.cfg.dataDir, "clock.json"),
+		Machine: machine,
+		Newest: func() (time.Time, error) {
+			return journal.NewestStamp(filepath.Join(d.cfg.dataDir, "journal"))
+		},
+		Log: d.log.With("component", "clock"),
+	})
+	d.clock.Register(d.set)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.clock.Run(ctx)
+	}()
+	open.push("clock", func(context.Context) error {
+		stop()
+		<-done
+		return nil
+	})
+}
