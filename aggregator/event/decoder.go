@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -78,22 +79,32 @@ type Decoder struct {
 	accepted uint64 // origin.AcceptedAt in Unix milliseconds
 	latest   time.Time
 
-	// The event being read.
-	line                  int // its element in NDJSON, where the JSON stack begins anew on each line; otherwise -1
-	id, user, typ, source []byte
-	meta                  []byte // encoded pairs
-	metaKeys              int
-	metaBytes             int
-	created               int64 // Unix nanoseconds
-	hasCreated            bool
-	seen, bad             fieldSet // fields that were sent, fields that were refused
-	entry                 []byte
+	// The event being read: fields where jsontext reads it, plain where it is read the quick way.
+	fields
+	bad   fieldSet // fields that were refused
+	line  int      // its number in the body where dec began with it and not with the body; otherwise -1
+	entry []byte
+
+	// Of the quick way: see scan.go.
+	plain     fields
+	keys      [][]byte // of the metadata being read
+	unescaped []byte
 
 	// Types of this decoder's life, so that names are allocated once. touched lists those of the current batch.
 	slots   map[string]int
 	slot    int // of the event being read, −1 where its type is new
 	counts  []TypeCount
 	touched []int
+}
+
+// fields are the values of one event.
+type fields struct {
+	id, user, typ, source []byte
+	meta                  []byte // encoded pairs
+	metaKeys              int
+	metaBytes             int      // of keys and values
+	created               int64    // Unix nanoseconds
+	seen                  fieldSet // fields that were sent
 }
 
 // maxKnownTypes bounds the type names that a decoder remembers from one body to the next.
@@ -110,11 +121,18 @@ func NewDecoder() *Decoder {
 // batch is valid until the next call.
 func (d *Decoder) Decode(body []byte, format Format, origin Origin) (*Batch, error) {
 	d.reset(origin)
-	if format == NDJSON {
-		d.readLines(body)
-	} else {
+	switch {
+	case format == NDJSON:
+		d.readLines(body, utf8.Valid(body))
+	case !d.readQuickly(body):
+		d.reset(origin)
 		d.readBody(body)
 	}
+	return d.result()
+}
+
+// result returns what was read, or what was wrong with it.
+func (d *Decoder) result() (*Batch, error) {
 	if d.faults.Total > 0 {
 		faults := d.faults
 		faults.List = slices.Clone(faults.List)
@@ -147,7 +165,13 @@ func (d *Decoder) reset(origin Origin) {
 }
 
 func (d *Decoder) load(data []byte) {
+	d.loadEscaped(data)
 	d.escapes = bytes.IndexByte(data, '\\') >= 0
+}
+
+// loadEscaped is load without a look at all of data, of which perhaps only a little will be read.
+func (d *Decoder) loadEscaped(data []byte) {
+	d.escapes = true
 	d.src = *bytes.NewBuffer(data)
 	d.dec.Reset(&d.src)
 }
@@ -182,8 +206,9 @@ func (d *Decoder) readBody(body []byte) {
 	d.expectEnd()
 }
 
-// readLines reads one object a line. A line that is not JSON doesn't hide the faults of the lines behind it.
-func (d *Decoder) readLines(body []byte) {
+// readLines reads one object a line, and plain ones the quick way where quickly. A line that is not JSON doesn't hide the
+// faults of later lines.
+func (d *Decoder) readLines(body []byte, quickly bool) {
 	element := 0
 	for len(body) > 0 {
 		line, rest, _ := bytes.Cut(body, []byte{'\n'})
@@ -195,10 +220,12 @@ func (d *Decoder) readLines(body []byte) {
 			d.tooMany()
 			return
 		}
-		d.load(line)
-		d.line = element
-		if d.readEvent() {
-			d.expectEnd()
+		if !quickly || !d.readPlainLine(line) {
+			d.load(line)
+			d.line = element
+			if d.readEvent() {
+				d.expectEnd()
+			}
 		}
 		element++
 	}
@@ -228,8 +255,7 @@ func (d *Decoder) readEvent() bool {
 		return d.syntax(err)
 	}
 	d.id, d.user, d.typ, d.source, d.meta = d.id[:0], d.user[:0], d.typ[:0], d.source[:0], d.meta[:0]
-	d.metaKeys, d.metaBytes, d.hasCreated = 0, 0, false
-	d.seen, d.bad = 0, 0
+	d.metaKeys, d.metaBytes, d.seen, d.bad = 0, 0, 0, 0
 	before := d.faults.Total
 	for d.dec.PeekKind() != '}' {
 		if !d.readField() {
@@ -241,12 +267,12 @@ func (d *Decoder) readEvent() bool {
 	}
 	d.finish()
 	if d.faults.Total == before {
-		d.append()
+		d.append(&d.fields)
 	}
 	return true
 }
 
-// fieldSet is a set of the string fields of an event.
+// fieldSet is a set of the fields of an event.
 type fieldSet uint8
 
 const (
@@ -254,6 +280,8 @@ const (
 	hasUser
 	hasType
 	hasSource
+	hasCreated
+	hasMetadata
 )
 
 func (d *Decoder) readField() bool {
@@ -350,7 +378,8 @@ func (d *Decoder) readCreated() bool {
 		d.fault(CodeExpired, fmt.Sprintf("created_at lies before the retention window, which begins on %s",
 			d.origin.Oldest))
 	default:
-		d.created, d.hasCreated = t.UnixNano(), true
+		d.created = t.UnixNano()
+		d.seen |= hasCreated
 	}
 	return true
 }
@@ -414,10 +443,10 @@ func (d *Decoder) finish() {
 	at := func(kind FaultKind, field, code, detail string) {
 		d.faults.add(kind, d.pointer()+"/"+field, code, detail)
 	}
-	slot, known := d.slots[string(d.typ)]
+	d.slot = d.slotOf(d.typ)
 	switch {
 	case d.bad&hasType != 0: // one fault for one value
-	case known: // an event of this type was valid before
+	case d.slot >= 0: // an event of this type was valid before
 	case d.seen&hasType == 0:
 		at(Invalid, "event_type", CodeRequired, "event_type is required")
 	case len(d.typ) == 0:
@@ -427,14 +456,10 @@ func (d *Decoder) finish() {
 	case bytes.ContainsFunc(d.typ, unicode.IsControl):
 		at(Invalid, "event_type", CodeBadType, "event_type must not contain control characters")
 	}
-	d.slot = slot
-	if !known {
-		d.slot = -1
-	}
-	if d.empty(hasID, d.id) {
+	if d.bad&hasID == 0 && d.empty(hasID, d.id) {
 		at(Invalid, "id", CodeEmpty, "id must not be empty: leave it out and the server makes one")
 	}
-	if d.empty(hasUser, d.user) {
+	if d.bad&hasUser == 0 && d.empty(hasUser, d.user) {
 		at(Invalid, "user_id", CodeEmpty, "user_id must not be empty: leave it out to count as the token's own name")
 	}
 	if d.origin.Bound && len(d.user) > 0 && string(d.user) != d.origin.User {
@@ -442,56 +467,63 @@ func (d *Decoder) finish() {
 	}
 }
 
-// empty says whether a field was sent, was not refused already, and is empty.
-func (d *Decoder) empty(field fieldSet, value []byte) bool {
-	return d.seen&field != 0 && d.bad&field == 0 && len(value) == 0
+// empty says whether a field was sent and is empty.
+func (f *fields) empty(field fieldSet, value []byte) bool {
+	return f.seen&field != 0 && len(value) == 0
 }
 
-// append encodes the event behind the batch.
-func (d *Decoder) append() {
-	user := d.user
-	if d.seen&hasUser == 0 {
-		user = append(user, d.origin.User...)
-		d.user = user
+// slotOf returns the slot of a type, -1 where an event of it is to come.
+func (d *Decoder) slotOf(typ []byte) int {
+	if slot, known := d.slots[string(typ)]; known {
+		return slot
 	}
+	return -1
+}
+
+// append encodes an event behind the batch. d.slot is that of its type.
+func (d *Decoder) append(f *fields) {
 	var flags byte
-	if d.seen&hasID != 0 {
+	if f.seen&hasID != 0 {
 		flags |= flagID
 	}
-	if len(d.source) > 0 {
+	if len(f.source) > 0 {
 		flags |= flagSource
 	}
-	if d.hasCreated {
+	if f.seen&hasCreated != 0 {
 		flags |= flagCreated
 	}
 	e := append(d.entry[:0], flags)
 	e = binary.AppendUvarint(e, d.accepted)
-	if d.hasCreated {
-		e = binary.AppendVarint(e, d.created)
+	if flags&flagCreated != 0 {
+		e = binary.AppendVarint(e, f.created)
 	}
 	e = appendString(e, d.origin.Token)
-	e = appendBytes(e, d.typ)
-	e = appendBytes(e, user)
+	e = appendBytes(e, f.typ)
+	if f.seen&hasUser != 0 {
+		e = appendBytes(e, f.user)
+	} else {
+		e = appendString(e, d.origin.User)
+	}
 	if flags&flagID != 0 {
-		e = appendBytes(e, d.id)
+		e = appendBytes(e, f.id)
 	}
 	if flags&flagSource != 0 {
-		e = appendBytes(e, d.source)
+		e = appendBytes(e, f.source)
 	}
-	e = binary.AppendUvarint(e, uint64(d.metaKeys))
-	e = append(e, d.meta...)
+	e = binary.AppendUvarint(e, uint64(f.metaKeys))
+	e = append(e, f.meta...)
 	d.entry = e
 	d.batch.Entries = appendBytes(d.batch.Entries, e)
 	d.batch.N++
-	d.count()
+	d.count(f.typ)
 }
 
 // count counts the event under its type.
-func (d *Decoder) count() {
+func (d *Decoder) count(typ []byte) {
 	i := d.slot
 	if i < 0 {
 		i = len(d.counts)
-		name := string(d.typ)
+		name := string(typ)
 		d.slots[name] = i
 		d.counts = append(d.counts, TypeCount{Type: name})
 	}
