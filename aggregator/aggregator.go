@@ -30,6 +30,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
@@ -116,6 +117,9 @@ func Open(cfg Config) (*Aggregator, error) {
 	err := refuseDrained(cfg.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if err := durable.RemoveTemporary(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	a.journal, err = journal.Open(journal.Config{
 		Dir:          filepath.Join(cfg.Dir, "journal"),

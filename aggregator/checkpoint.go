@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,7 +17,6 @@ import (
 // checkpoint is what has been counted at the end of a segment of the journal: <data>/checkpoints/<segment>.json. It
 // stands in for the segments up to that one when the rollups are rebuilt after those have been deleted.
 type checkpoint struct {
-	Version int `json:"version"`
 	Segment int `json:"segment"`
 	// Seq is the sequence number of the segment's last event.
 	Seq uint64 `json:"seq"`
@@ -31,7 +29,7 @@ type checkpoint struct {
 	Totals map[string][]meter.Totals `json:"totals"`
 }
 
-const checkpointVersion = 1
+var checkpointFormat = durable.Format{Version: 2, Plain: 1}
 
 // checkpoints are the files of one directory, by ascending segment.
 type checkpoints struct {
@@ -43,6 +41,9 @@ func openCheckpoints(dir string) (*checkpoints, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	if err := durable.RemoveTemporary(dir); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -51,7 +52,7 @@ func openCheckpoints(dir string) (*checkpoints, error) {
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
 		if _, err := strconv.Atoi(name); !ok || err != nil {
-			continue // also what a crash left of an unfinished file
+			continue
 		}
 		cp, err := readCheckpoint(filepath.Join(dir, e.Name()))
 		if err != nil {
@@ -64,16 +65,17 @@ func openCheckpoints(dir string) (*checkpoints, error) {
 }
 
 func readCheckpoint(path string) (*checkpoint, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
 	cp := &checkpoint{}
-	if err := json.Unmarshal(data, cp); err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): restore it from a backup, or delete it if newer checkpoints exist and the database is whole", path, err)
-	}
-	if cp.Version != checkpointVersion {
-		return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", path, cp.Version)
+	plain, err := checkpointFormat.LoadJSON(path, cp)
+	switch {
+	case errors.Is(err, durable.ErrDamaged):
+		return nil, fmt.Errorf("read checkpoint: %w: restore it from a backup, or delete it if newer checkpoints exist and the database is whole", err)
+	case errors.Is(err, durable.ErrVersion):
+		return nil, fmt.Errorf("read checkpoint: %w: start the newer usaged that wrote it", err)
+	case err != nil:
+		return nil, fmt.Errorf("read checkpoint: %w", err)
+	case plain:
+		return cp, checkpointFormat.SaveJSON(path, cp, 0o640)
 	}
 	return cp, nil
 }
@@ -84,12 +86,7 @@ func (c *checkpoints) path(segment int) string {
 
 // write makes a checkpoint durable.
 func (c *checkpoints) write(cp *checkpoint) error {
-	cp.Version = checkpointVersion
-	data, err := json.Marshal(cp)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(c.path(cp.Segment), append(data, '\n'), 0o640); err != nil {
+	if err := checkpointFormat.SaveJSON(c.path(cp.Segment), cp, 0o640); err != nil {
 		return fmt.Errorf("write checkpoint of segment %d: %w", cp.Segment, err)
 	}
 	c.list = append(c.list, cp)

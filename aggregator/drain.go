@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,9 +13,9 @@ import (
 // Drain is how far the events of a data directory have been sent elsewhere: <data>/drained.json. Where the file is, no daemon
 // starts: it would count them again.
 type Drain struct {
-	path string
+	path  string
+	begun bool
 
-	Version int `json:"version"`
 	// To is the URL of the daemon that got them.
 	To string `json:"to"`
 	// Through is the last event behind which all that was to be sent is sent. Sent were accepted, Refused were not.
@@ -29,38 +28,38 @@ type Drain struct {
 	Complete time.Time `json:"complete,omitzero"`
 }
 
-const drainVersion = 1
+var drainFormat = durable.Format{Version: 2, Plain: 1}
 
-// ReadDrain returns how far a data directory is drained. Where that has not begun its Version is 0.
+// ReadDrain returns how far a data directory is drained.
 func ReadDrain(dir string) (*Drain, error) {
 	d := &Drain{path: filepath.Join(dir, "drained.json")}
-	data, err := os.ReadFile(d.path)
+	plain, err := drainFormat.LoadJSON(d.path, d)
 	if errors.Is(err, os.ErrNotExist) {
 		return d, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read how far the directory is drained: %w: restore the file from a backup", err)
 	}
-	if err := json.Unmarshal(data, d); err != nil || d.Version != drainVersion {
-		return nil, fmt.Errorf("%s is damaged, or of another version (%v): restore it from a backup", d.path, err)
+	d.begun = true
+	if plain {
+		return d, d.Save()
 	}
 	return d, nil
 }
 
+// Begun says that a batch has been sent, or was about to be.
+func (d *Drain) Begun() bool { return d.begun }
+
 // Save makes it durable.
 func (d *Drain) Save() error {
-	d.Version = drainVersion
-	data, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(d.path, append(data, '\n'), 0o640)
+	d.begun = true
+	return drainFormat.SaveJSON(d.path, d, 0o640)
 }
 
 // refuseDrained keeps a daemon from counting again what was sent elsewhere.
 func refuseDrained(dir string) error {
 	d, err := ReadDrain(dir)
-	if err != nil || d.Version == 0 {
+	if err != nil || !d.Begun() {
 		return err
 	}
 	return fmt.Errorf("the events of %s that were not counted have been sent to %s, by `usagectl journal drain`: start with a new --data.dir, "+

@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,9 +17,9 @@ import (
 // under the old id that are not in our journal: the data directory was restored from a snapshot, or copied and both
 // copies ran. What was accepted since then counts under the new id, so that nothing is taken for counted that isn't.
 type identity struct {
-	path string
+	path  string
+	plain bool // the file has no checksum yet
 
-	Version int `json:"version"`
 	// Session is the highest session that this directory has used. It is durable before it is used.
 	Session uint64 `json:"session"`
 	// Fenced says that another process has taken over the last producer, so that the next start must add one.
@@ -37,13 +36,12 @@ type producerSpan struct {
 	From []uint64 `json:"from"`
 }
 
-const identityVersion = 1
+var identityFormat = durable.Format{Version: 2, Plain: 1}
 
 // openIdentity reads the file, or makes it for a journal that is new.
 func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 	id, err := readIdentity(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		id.Version = identityVersion
 		id.Producers = []producerSpan{{ID: journalID, From: make([]uint64, partitions)}}
 		return id, id.save()
 	}
@@ -52,6 +50,11 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 	}
 	if id.Session == 0 { // nothing has ever been applied, so it is not bound to a number of partitions yet
 		id.Producers[0].From = make([]uint64, partitions)
+	}
+	if id.plain {
+		if err := id.save(); err != nil {
+			return nil, err
+		}
 	}
 	for _, p := range id.Producers {
 		if len(p.From) != partitions {
@@ -65,16 +68,18 @@ func openIdentity(dir, journalID string, partitions int) (*identity, error) {
 // readIdentity reads the file. Where there is none the error is os.ErrNotExist and the identity empty.
 func readIdentity(dir string) (*identity, error) {
 	id := &identity{path: filepath.Join(dir, "producer.json")}
-	data, err := os.ReadFile(id.path)
-	if err != nil {
+	plain, err := identityFormat.LoadJSON(id.path, id)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return id, err
+	case errors.Is(err, durable.ErrVersion):
+		return id, fmt.Errorf("read who this data directory counts as: %w: start the newer usaged that wrote it", err)
+	case err != nil:
+		return id, fmt.Errorf("read who this data directory counts as: %w: restore it from a backup", err)
+	case len(id.Producers) == 0:
+		return id, fmt.Errorf("read who this data directory counts as: %s is %w: it names no producer: restore it from a backup", id.path, durable.ErrDamaged)
 	}
-	if err := json.Unmarshal(data, id); err != nil || len(id.Producers) == 0 {
-		return id, fmt.Errorf("%s is damaged (%v): restore it from a backup", id.path, err)
-	}
-	if id.Version != identityVersion {
-		return id, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", id.path, id.Version)
-	}
+	id.plain = plain
 	return id, nil
 }
 
@@ -95,11 +100,7 @@ func Partitions(dir string) (int, error) {
 }
 
 func (id *identity) save() error {
-	data, err := json.MarshalIndent(id, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(id.path, append(data, '\n'), 0o640)
+	return identityFormat.SaveJSON(id.path, id, 0o640)
 }
 
 // last is the producer that new events count under.

@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,19 +18,20 @@ type labels struct {
 	saved uint64 // the number of changes in the file
 }
 
+var labelsFormat = durable.Format{Version: 2, Plain: 1}
+
 func openLabels(dir string, limits meter.Limits) (*labels, error) {
 	l := &labels{Labels: meter.NewLabels(limits), path: filepath.Join(dir, "labels.json")}
-	data, err := os.ReadFile(l.path)
+	plain, err := labelsFormat.LoadJSON(l.path, l.Labels)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read labels: %w: restore it from a backup, or delete it: it is made again from the lifetime totals", err)
 	}
-	if err := json.Unmarshal(data, l.Labels); err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): restore it from a backup, or delete it: it is made again from the lifetime totals", l.path, err)
+	if !plain {
+		l.saved = l.Changes()
 	}
-	l.saved = l.Changes()
 	return l, nil
 }
 
@@ -41,11 +41,7 @@ func (l *labels) save() error {
 	if changes == l.saved {
 		return nil
 	}
-	data, err := json.MarshalIndent(l.Labels, "", "  ")
-	if err == nil {
-		err = durable.WriteFile(l.path, append(data, '\n'), 0o640)
-	}
-	if err != nil {
+	if err := labelsFormat.SaveJSON(l.path, l.Labels, 0o640); err != nil {
 		return fmt.Errorf("write labels: %w", err)
 	}
 	l.saved = changes

@@ -38,7 +38,6 @@ type history struct {
 
 // historyFile is the form of meters.json.
 type historyFile struct {
-	Version int `json:"version"`
 	// Epochs are in the order of their time. None changes once it is here.
 	Epochs []*epoch `json:"epochs"`
 	// Rebuilds are the meters whose past has been asked for, by their keys.
@@ -60,28 +59,26 @@ type rebuildOrder struct {
 	Through uint64 `json:"through"`
 }
 
-const historyVersion = 1
+var historyFormat = durable.Format{Version: 2, Plain: 1}
 
 // openHistory reads the file, or makes it, and puts meters in force for all events that follow.
 func openHistory(dir string, j *journal.Journal, meters []meter.Meter, now func() time.Time) (*history, error) {
 	h := &history{path: filepath.Join(dir, "meters.json"), journal: j, now: now}
-	data, err := os.ReadFile(h.path)
+	plain, err := historyFormat.LoadJSON(h.path, &h.file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		h.file = historyFile{Version: historyVersion}
+		h.file = historyFile{}
 		if j.End() > 0 { // by a version that knew the built-in meters alone
 			h.file.Epochs = []*epoch{{From: 1, Meters: meter.Builtin()}}
 		}
+	case errors.Is(err, durable.ErrVersion):
+		return nil, fmt.Errorf("read which meters were in force: %w: start the newer usaged that wrote it", err)
 	case err != nil:
-		return nil, err
-	default:
-		if err := json.Unmarshal(data, &h.file); err != nil || len(h.file.Epochs) == 0 {
-			return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup", h.path, err)
-		}
-		if h.file.Version != historyVersion {
-			return nil, fmt.Errorf("%s has version %d: start the newer usaged that wrote it", h.path, h.file.Version)
-		}
+		return nil, fmt.Errorf("read which meters were in force: %w: restore it from a backup", err)
+	case len(h.file.Epochs) == 0:
+		return nil, fmt.Errorf("read which meters were in force: %s is %w: it names none: restore it from a backup", h.path, durable.ErrDamaged)
 	}
+	h.unsaved = plain
 	return h, h.begin(meters)
 }
 
@@ -111,7 +108,7 @@ func same(a, b []meter.Meter) bool {
 // pruned returns a copy of the file without what lies before the journal's beginning. h.mu is held.
 func (h *history) pruned() historyFile {
 	start := h.journal.Start()
-	next := historyFile{Version: historyVersion, Epochs: slices.Clone(h.file.Epochs)}
+	next := historyFile{Epochs: slices.Clone(h.file.Epochs)}
 	for len(next.Epochs) > 1 && next.Epochs[1].From <= start {
 		next.Epochs = next.Epochs[1:]
 	}
@@ -128,11 +125,7 @@ func (h *history) save(next historyFile) error {
 	if reflect.DeepEqual(h.file, next) && !h.unsaved {
 		return nil
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(h.path, append(data, '\n'), 0o640); err != nil {
+	if err := historyFormat.SaveJSON(h.path, next, 0o640); err != nil {
 		h.unsaved = true // even so the new file may be what the next start finds
 		return fmt.Errorf("write %s: %w", h.path, err)
 	}

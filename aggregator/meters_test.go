@@ -1,7 +1,6 @@
 package aggregator_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"usaged/aggregator"
+	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store"
@@ -513,28 +513,23 @@ func TestTheHistoryOfMetersIsKept(t *testing.T) {
 		d.close()
 		d.open()
 		d.close()
-		data, err := os.ReadFile(filepath.Join(dir, "meters.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
 		var file struct {
-			Version int `json:"version"`
-			Epochs  []struct {
+			Epochs []struct {
 				From   uint64        `json:"from"`
 				Meters []meter.Meter `json:"meters"`
 			} `json:"epochs"`
 		}
-		if err := json.Unmarshal(data, &file); err != nil {
+		if _, err := (durable.Format{Version: 2}).LoadJSON(filepath.Join(dir, "meters.json"), &file); err != nil {
 			t.Fatal(err)
 		}
 		if len(file.Epochs) != 2 || file.Epochs[0].From != 1 || file.Epochs[1].From != 2 {
-			t.Fatalf("meters.json: %s", data)
+			t.Fatalf("meters.json: %+v", file)
 		}
 		if diff := cmp.Diff(chosen([]int{1}), file.Epochs[1].Meters); diff != "" {
 			t.Error(diff)
 		}
 		for content, want := range map[string]string{
-			"{": "meters.json is damaged", `{"version":1}`: "meters.json is damaged", `{"version":9,"epochs":[{}]}`: "meters.json has version 9",
+			"{": "meters.json is damaged", `{"version":1}`: "meters.json is damaged", `{"version":2,"epochs":[{}]}`: "meters.json is damaged", `{"version":9,"epochs":[{}]}`: "meters.json has version 9",
 		} {
 			if err := os.WriteFile(filepath.Join(dir, "meters.json"), []byte(content), 0o644); err != nil {
 				t.Fatal(err)

@@ -1,7 +1,6 @@
 package aggregator_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store"
@@ -208,12 +208,8 @@ func TestLabelsAreTheSameWhenEverythingIsCountedAgain(t *testing.T) {
 // checkLabelsFile expects the file to know every source and model that has a total of its own, and no room for another.
 func checkLabelsFile(t *testing.T, dir string, totals meter.Totals) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, "labels.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	labels := meter.NewLabels(fewLabels)
-	if err := json.Unmarshal(data, labels); err != nil {
+	if _, err := (durable.Format{Version: 2}).LoadJSON(filepath.Join(dir, "labels.json"), labels); err != nil {
 		t.Fatal(err)
 	}
 	for family, label := range map[string]string{meter.FamilySources: meter.LabelSource, meter.FamilyTokens: meter.LabelModel} {

@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,12 +44,11 @@ type UsageConfig struct {
 
 // highWater is the file.
 type highWater struct {
-	Version int `json:"version"`
 	// Totals has the highest value of each series that was exported.
 	Totals meter.Totals `json:"totals"`
 }
 
-const highWaterVersion = 2
+var highWaterFormat = durable.Format{Version: 3, Plain: 2}
 
 // NewUsage returns the collector.
 func NewUsage(cfg UsageConfig) (*Usage, error) {
@@ -63,22 +61,27 @@ func NewUsage(cfg UsageConfig) (*Usage, error) {
 		}),
 		high: highWater{Totals: meter.Totals{}},
 	}
-	data, err := os.ReadFile(cfg.Path)
+	var high highWater
+	plain, err := highWaterFormat.LoadJSON(cfg.Path, &high)
 	if errors.Is(err, os.ErrNotExist) {
 		return u, nil
 	}
-	if err != nil {
-		return nil, err
+	if err == nil && high.Totals == nil {
+		err = fmt.Errorf("%s is %w: it has no totals", cfg.Path, durable.ErrDamaged)
 	}
-	u.high.Totals = nil
-	if err := json.Unmarshal(data, &u.high); err != nil || u.high.Version == highWaterVersion && u.high.Totals == nil {
-		return nil, fmt.Errorf("%s is damaged (%v): restore it from a backup, or delete it if a fall of the usage counters is acceptable", cfg.Path, err)
+	const otherwise = "or delete it if a fall of the usage counters is acceptable"
+	switch {
+	case errors.Is(err, durable.ErrDamaged):
+		return nil, fmt.Errorf("read the high-water marks: %w: restore it from a backup, %s", err, otherwise)
+	case errors.Is(err, durable.ErrVersion):
+		return nil, fmt.Errorf("read the high-water marks: %w: start the usaged that wrote it, %s", err, otherwise)
+	case err != nil:
+		return nil, fmt.Errorf("read the high-water marks: %w", err)
 	}
-	if u.high.Version != highWaterVersion {
-		return nil, fmt.Errorf("%s has version %d: start the usaged that wrote it, or delete it if a fall of the usage counters is acceptable",
-			cfg.Path, u.high.Version)
+	u.high, u.known = high, true
+	if plain {
+		u.save(high.Totals)
 	}
-	u.known = true
 	return u, nil
 }
 
@@ -123,12 +126,8 @@ func (u *Usage) advance() (meter.Totals, bool) {
 
 // save makes marks durable before they are exported. u.mu is held.
 func (u *Usage) save(totals meter.Totals) {
-	high := highWater{Version: highWaterVersion, Totals: totals}
-	data, err := json.Marshal(high)
-	if err == nil {
-		err = durable.WriteFile(u.cfg.Path, append(data, '\n'), 0o640)
-	}
-	if err != nil {
+	high := highWater{Totals: totals}
+	if err := highWaterFormat.SaveJSON(u.cfg.Path, high, 0o640); err != nil {
 		u.failures.Inc()
 		u.cfg.Log.Error("high-water marks could not be saved; the usage counters stand still until they can", "err", err)
 		return

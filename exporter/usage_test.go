@@ -173,7 +173,7 @@ func TestMetricsComeAndGoWithTheirMeters(t *testing.T) {
 
 func TestUsageRefusesADamagedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counters.json")
-	for content, reason := range map[string]string{"{": "is damaged", `{"version":2}`: "is damaged", `{"version":1,"usage_events_total":{}}`: "has version 1", `{"version":3,"totals":{}}`: "has version 3"} {
+	for content, reason := range map[string]string{"{": "is damaged", `{"version":2}`: "is damaged", `{"version":1,"usage_events_total":{}}`: "has version 1", `{"version":3,"totals":{}}`: "is damaged"} {
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}

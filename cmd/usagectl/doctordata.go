@@ -12,8 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
+	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store/redis"
 )
@@ -44,16 +43,16 @@ type identityFile struct {
 // readIdentity returns nil where the file isn't there.
 func readIdentity(dir string) (*identityFile, error) {
 	path := filepath.Join(dir, identityName)
-	data, err := os.ReadFile(path)
+	id := &identityFile{}
+	_, err := durable.Format{Version: 2, Plain: 1}.LoadJSON(path, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	id := &identityFile{}
-	if err := json.Unmarshal(data, id); err != nil || len(id.Producers) == 0 {
-		return nil, fmt.Errorf("%s is damaged", path)
+	if len(id.Producers) == 0 {
+		return nil, fmt.Errorf("%s is %w: it names no producer", path, durable.ErrDamaged)
 	}
 	return id, nil
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/mattn/go-runewidth"
 
 	"usaged/aggregator/durable"
@@ -92,33 +90,30 @@ type cursorFile struct {
 	dirty bool
 	saved time.Time
 
-	Version int `json:"version"`
 	// Cursors are by URL, or by data directory where the daemon was found there.
 	Cursors map[string]string `json:"cursors"`
 }
 
-const cursorFileVersion = 1
+var cursorFormat = durable.Format{Version: 2, Plain: 1}
 
 func openCursors(path string) (*cursorFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	c := &cursorFile{path: path, Version: cursorFileVersion, Cursors: map[string]string{}}
-	data, err := os.ReadFile(path)
+	c := &cursorFile{path: path, Cursors: map[string]string{}}
+	plain, err := cursorFormat.LoadJSON(path, c)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.dirty = true // so that a path that cannot be written is found out now
 		_, err := c.save(true, func() error { return nil })
 		return c, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the cursor file: %w", err)
+		return nil, fmt.Errorf("read the cursor file: %w: name another, or delete it to begin anew", err)
 	}
-	if err := json.Unmarshal(data, c); err != nil {
-		return nil, fmt.Errorf("%s is no cursor file: %w; name another, or delete it to begin anew", path, err)
+	if c.Cursors == nil {
+		return nil, fmt.Errorf("read the cursor file: %s holds no cursors: name another file, or delete it to begin anew", path)
 	}
-	if c.Version != cursorFileVersion || c.Cursors == nil {
-		return nil, fmt.Errorf("%s is a cursor file of version %d, this usagectl writes version %d", path, c.Version, cursorFileVersion)
-	}
+	c.dirty = plain
 	return c, nil
 }
 
@@ -147,11 +142,7 @@ func (c *cursorFile) save(now bool, sync func() error) (again time.Time, err err
 	if err := sync(); err != nil {
 		return time.Time{}, fmt.Errorf("sync the output: %w", err)
 	}
-	data, err := json.Marshal(c, jsontext.WithIndent("  "), json.Deterministic(true))
-	if err == nil {
-		err = durable.WriteFile(c.path, append(data, '\n'), 0o600)
-	}
-	if err != nil {
+	if err := cursorFormat.SaveJSON(c.path, c, 0o600); err != nil {
 		return time.Time{}, fmt.Errorf("write the cursor file: %w", err)
 	}
 	c.dirty, c.saved = false, time.Now()

@@ -10,7 +10,6 @@ package backfill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -109,7 +108,6 @@ type Report struct {
 
 // stateFile is the form of the file.
 type stateFile struct {
-	Version int `json:"version"`
 	// Due says that somebody has asked for a backfill which has not been done.
 	Due bool `json:"due"`
 	// Late is how many late events there were when the last one began.
@@ -117,7 +115,7 @@ type stateFile struct {
 	Last *Report `json:"last,omitempty"`
 }
 
-const stateVersion = 1
+var stateFormat = durable.Format{Version: 2, Plain: 1}
 
 // Backfiller does backfills, one at a time. It is safe for concurrent use.
 type Backfiller struct {
@@ -144,15 +142,15 @@ func Open(cfg Config) (*Backfiller, error) {
 	for _, outcome := range []string{outcomeDone, outcomeFailed} {
 		b.runs.WithLabelValues(outcome)
 	}
-	data, err := os.ReadFile(cfg.Path)
+	plain, err := stateFormat.LoadJSON(cfg.Path, &b.file)
 	switch {
 	case errors.Is(err, os.ErrNotExist): // also where somebody has deleted the TSDB
-		b.file = stateFile{Version: stateVersion, Due: cfg.Source.Accepted() > 0}
+		b.file = stateFile{Due: cfg.Source.Accepted() > 0}
 	case err != nil:
-		return nil, fmt.Errorf("open the state of backfills: %w", err)
-	default:
-		if err := json.Unmarshal(data, &b.file); err != nil || b.file.Version != stateVersion {
-			return nil, fmt.Errorf("%s cannot be read (%v): delete it, and the past is written anew", cfg.Path, err)
+		return nil, fmt.Errorf("read the state of backfills: %w: delete it, and the past is written anew", err)
+	case plain:
+		if err := b.save(b.file); err != nil {
+			return nil, err
 		}
 	}
 	if b.file.Due {
@@ -193,12 +191,9 @@ func (b *Backfiller) Backfill() error {
 
 // save makes the state durable. b.mu is held.
 func (b *Backfiller) save(next stateFile) error {
-	data, err := json.MarshalIndent(next, "", "  ")
+	err := os.MkdirAll(filepath.Dir(b.cfg.Path), 0o777) // the TSDB makes it too, a moment later
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(b.cfg.Path), 0o777) // the TSDB makes it too, a moment later
-	}
-	if err == nil {
-		err = durable.WriteFile(b.cfg.Path, append(data, '\n'), 0o640)
+		err = stateFormat.SaveJSON(b.cfg.Path, next, 0o640)
 	}
 	if err != nil {
 		return fmt.Errorf("note which backfills are due: %w", err)

@@ -78,7 +78,7 @@ func (b *Backfiller) attempt(ctx context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err == nil {
-		err = b.save(stateFile{Version: stateVersion, Due: b.asked != asked, Late: late, Last: report})
+		err = b.save(stateFile{Due: b.asked != asked, Late: late, Last: report})
 	}
 	b.state = State{Phase: Idle, Last: b.file.Last}
 	if b.file.Due {

@@ -3,11 +3,9 @@ package remotewrite
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -32,19 +30,23 @@ type stateFile struct {
 	Late int64 `json:"late,omitempty"`
 }
 
+var stateFormat = durable.Format{Version: 1, Plain: 0}
+
 // openState reads the cursor of an endpoint, or makes one at a time.
 func openState(dir, remote string, fresh int64) (*state, error) {
 	sum := sha256.Sum256([]byte(remote))
 	s := &state{path: filepath.Join(dir, hex.EncodeToString(sum[:6])+".json"), file: stateFile{Remote: remote, Cursor: fresh}}
-	data, err := os.ReadFile(s.path)
+	plain, err := stateFormat.LoadJSON(s.path, &s.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, s.write()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the cursor of remote write: %w", err)
+		return nil, fmt.Errorf("read the cursor of remote write: %w: delete it to begin with new samples", err)
 	}
-	if err := json.Unmarshal(data, &s.file); err != nil {
-		return nil, fmt.Errorf("read the cursor of remote write %s: %w: delete it to begin with new samples", s.path, err)
+	if plain {
+		if err := s.write(); err != nil {
+			return nil, err
+		}
 	}
 	if s.file.Late != 0 {
 		s.file.Cursor, s.file.Late = min(s.file.Cursor, s.file.Late-1), 0
@@ -107,11 +109,7 @@ func (s *state) settle() error {
 
 // write needs mu, except before the state is shared.
 func (s *state) write() error {
-	data, err := json.Marshal(s.file)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(s.path, append(data, '\n'), 0o640); err != nil {
+	if err := stateFormat.SaveJSON(s.path, s.file, 0o640); err != nil {
 		return fmt.Errorf("write the cursor of remote write: %w", err)
 	}
 	return nil

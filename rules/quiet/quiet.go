@@ -14,7 +14,6 @@
 package quiet
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -95,7 +94,6 @@ type Times struct {
 
 // saved is the file of what was added.
 type saved struct {
-	Version int     `json:"version"`
 	LastID  uint64  `json:"last_id"`
 	Entries []added `json:"entries"`
 }
@@ -108,31 +106,28 @@ type added struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
-const savedVersion = 1
+var savedFormat = durable.Format{Version: 2, Plain: 1}
 
 // Open reads both files.
 func Open(cfg Config) (*Times, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	t := &Times{cfg: cfg, added: saved{Version: savedVersion}, desc: prometheus.NewDesc("usaged_quiet",
+	t := &Times{cfg: cfg, desc: prometheus.NewDesc("usaged_quiet",
 		"1 while a planned quiet time lasts for a type of events, __all__ for every type; 0 where one is planned.", []string{"event_type"}, nil)}
 	var err error
 	if t.calendar, err = load(cfg.Calendar); err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(cfg.Path)
+	plain, err := savedFormat.LoadJSON(cfg.Path, &t.added)
 	if errors.Is(err, os.ErrNotExist) {
 		return t, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(data, &t.added)
-	}
-	if err == nil && t.added.Version != savedVersion {
-		err = fmt.Errorf("version %d is not known", t.added.Version)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("read quiet times: %s: %w: restore it from a backup, or delete it and plan them again", cfg.Path, err)
+		return nil, fmt.Errorf("read quiet times: %w: restore it from a backup, or delete it and plan them again", err)
+	}
+	if plain {
+		return t, t.save(t.added)
 	}
 	return t, nil
 }
@@ -235,11 +230,7 @@ func (t *Times) without(id string) saved {
 
 // save makes it durable, then puts it in force.
 func (t *Times) save(next saved) error {
-	data, err := json.MarshalIndent(next, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(t.cfg.Path, append(data, '\n'), 0o644); err != nil {
+	if err := savedFormat.SaveJSON(t.cfg.Path, next, 0o644); err != nil {
 		return fmt.Errorf("write quiet times: %w", err)
 	}
 	t.added = next
