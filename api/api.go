@@ -66,6 +66,7 @@ type Config struct {
 	Meters   Rebuilder
 	Tails    Tailer
 	Quiet    QuietTimes
+	Clock    Clock
 	Tokens   *Tokens
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.

@@ -49,6 +49,8 @@ func (a *API) routes() []route {
 		{del, "/api/v1/usage/quiet/{id}", "quiet-end", adminRole, false, "end a quiet time", a.deleteQuiet},
 		{get, "/api/v1/usage/backfill", "backfill", adminRole, true, "how far a backfill is", a.getBackfill},
 		{post, "/api/v1/usage/backfill", "backfill-ask", adminRole, false, "write the past into Prometheus", a.postBackfill},
+		{get, "/api/v1/usage/clock", "clock", adminRole, true, "the time, and the wall clock", a.getClock},
+		{post, "/api/v1/usage/clock/accept", "clock-accept", adminRole, false, "accept the wall clock", a.postAccept},
 		{get, "/api/v1/usage/{meter}", "meter", adminRole, true, "any other meter", a.getMeter("")},
 		{get, "/api/v1/openapi.yaml", "openapi", 0, true, "description of this API", a.getOpenAPI},
 		{get, "/metrics", "metrics", scrapers, false, "metrics for Prometheus", a.getMetrics},

@@ -160,6 +160,8 @@ func getExchanges() []exchange {
 		get("says what a backfill did", "/api/v1/usage/backfill", 200),
 		get("refuses parameters of a backfill", "/api/v1/usage/backfill?days=3", 422),
 		get("has no Prometheus to fill", "/api/v1/usage/backfill", 404),
+		get("tells the time", "/api/v1/usage/clock", 200),
+		get("refuses parameters of the clock", "/api/v1/usage/clock?days=3", 422),
 		get("describes itself", "/", 200),
 		get("is healthy", "/-/healthy", 200),
 		get("is ready", "/-/ready", 200),
@@ -191,6 +193,8 @@ func getExchanges() []exchange {
 		{name: "rebuilds a meter", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 202},
 		{name: "rebuilds no meter that is not there", role: "admin", method: "POST", path: "/api/v1/usage/meters/nonsense/rebuild", status: 404},
 		{name: "cannot note a rebuild", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 500},
+		{name: "accepts the wall clock", role: "admin", method: "POST", path: "/api/v1/usage/clock/accept", status: 200},
+		{name: "cannot note that the wall clock is accepted", role: "admin", method: "POST", path: "/api/v1/usage/clock/accept", status: 500},
 		{name: "begins a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 202},
 		{name: "begins no backfill without Prometheus", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 404},
 		{name: "cannot note a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 500},
@@ -238,6 +242,10 @@ func getExchanges() []exchange {
 		case "cannot note a backfill":
 			e.edit = func(c *api.Config) {
 				c.Backfill = &backfills{err: errors.New("write backfill.json: no space left on device")}
+			}
+		case "cannot note that the wall clock is accepted":
+			e.edit = func(c *api.Config) {
+				c.Clock = &wrongClock{err: errors.New("write clock.json: no space left on device")}
 			}
 		case "has no ledger":
 			e.edit = func(c *api.Config) { c.Ledger = books{err: errors.New("dial tcp: refused")} }

@@ -144,6 +144,10 @@ func (d *daemonDoctor) metrics(ctx context.Context, api *client.Client) {
 			d.grade(alarm.level, check, alarm.found+" ("+alarm.name+")", alarm.do)
 		}
 	}
+	if jump, _ := sample(text, "usaged_clock_jump_seconds"); jump != 0 {
+		d.fail(check, fmt.Sprintf("the wall clock of its machine is %.0f s ahead of the time, because it has jumped", jump),
+			"set the clock right, or run `usagectl clock accept` if it is right now")
+	}
 	if lag, _ := sample(text, "usaged_apply_lag_seconds"); lag > slow {
 		d.warn(check, fmt.Sprintf("the oldest event that is not applied is %.0f s old", lag), "the store is slow or refuses: see the log")
 	}

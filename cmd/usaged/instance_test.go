@@ -79,11 +79,17 @@ func instanceIn(t testing.TB, dir string, args ...string) *instance {
 // clockAt makes the daemon's clock begin at a time. It goes on at the usual pace, across restarts too.
 func (d *instance) clockAt(now time.Time) {
 	d.tb.Helper()
+	d.moveClocks(time.Until(now), 0)
+}
+
+// moveClocks lets time pass for the daemon's machine, and sets its wall clock ahead beside that.
+func (d *instance) moveClocks(passed, step time.Duration) {
+	d.tb.Helper()
 	if d.clock == "" {
 		d.clock = filepath.Join(d.tb.TempDir(), "clock")
 	}
 	temporary := d.clock + ".new"
-	if err := os.WriteFile(temporary, []byte(time.Until(now).String()), 0o644); err != nil {
+	if err := os.WriteFile(temporary, []byte(passed.String()+" "+step.String()), 0o644); err != nil {
 		d.tb.Fatal(err)
 	}
 	if err := os.Rename(temporary, d.clock); err != nil {

@@ -42,24 +42,26 @@ func TestMain(m *testing.M) {
 }
 
 // childMachine has the daemon's clocks in tests: the real ones, moved by what the file says, which may change at any time. Both
-// are moved, as if the time had passed.
+// are moved by the first duration, as if so much time had passed, and the wall clock alone by the second, as if somebody had set it.
 func childMachine(path string) clock.Machine {
 	machine := clock.ThisMachine()
 	if path == "" {
 		return machine
 	}
 	real := machine.Read
-	var offset atomic.Int64
+	var moved atomic.Pointer[[2]time.Duration]
 	read := func() {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			panic(err)
 		}
-		d, err := time.ParseDuration(strings.TrimSpace(string(data)))
-		if err != nil {
-			panic(err)
+		var by [2]time.Duration
+		for i, text := range strings.Fields(string(data)) {
+			if by[i], err = time.ParseDuration(text); err != nil {
+				panic(err)
+			}
 		}
-		offset.Store(int64(d))
+		moved.Store(&by)
 	}
 	read()
 	go func() {
@@ -68,9 +70,9 @@ func childMachine(path string) clock.Machine {
 		}
 	}()
 	machine.Read = func() (time.Time, time.Duration) {
-		moved := time.Duration(offset.Load())
+		by := moved.Load()
 		wall, sinceBoot := real()
-		return wall.Add(moved), sinceBoot + moved
+		return wall.Add(by[0] + by[1]), sinceBoot + by[0]
 	}
 	return machine
 }

@@ -358,6 +358,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Meters:      d.agg,
 		Tails:       d.agg,
 		Quiet:       d.quiet,
+		Clock:       d.clock,
 		Health:      health,
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,

@@ -268,6 +268,6 @@ func faults(books runbooks) *panel {
 			increases("usaged_high_water_write_errors_total", "marks not saved"),
 			increases("usaged_http_panics_total", "panics"),
 		},
-		links: []linkTo{books.link("UsagedLabelOverflow"), books.link("UsagedIdsUnverified")},
+		links: []linkTo{books.link("UsagedLabelOverflow"), books.link("UsagedIdsUnverified"), books.link("UsagedClockJumped")},
 	}
 }
