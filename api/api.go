@@ -16,6 +16,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/api/auth"
 )
 
 // Accepter makes events durable.
@@ -67,7 +68,7 @@ type Config struct {
 	Tails    Tailer
 	Quiet    QuietTimes
 	Clock    Clock
-	Tokens   *Tokens
+	Tokens   *auth.Tokens
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.
 	Health HealthReader

@@ -3,54 +3,34 @@ package api
 import (
 	"net/http"
 	"strings"
+
+	"usaged/api/auth"
 )
 
-// roleSet is a set of roles.
-type roleSet uint8
-
-func rolesOf(roles ...Role) roleSet {
-	var set roleSet
-	for _, r := range roles {
-		set |= 1 << r
-	}
-	return set
-}
-
+// Who may do what.
 var (
-	posterRoles  = rolesOf(RoleUser, RoleProducer, RoleAdmin)
-	adminRole    = rolesOf(RoleAdmin)
-	scraperRoles = rolesOf(RoleViewer, RoleAdmin)
-	writerRoles  = rolesOf(RoleProducer, RoleAdmin)
+	posterRoles  = auth.RolesOf(auth.RoleUser, auth.RoleProducer, auth.RoleAdmin)
+	adminRole    = auth.RolesOf(auth.RoleAdmin)
+	scraperRoles = auth.RolesOf(auth.RoleViewer, auth.RoleAdmin)
+	writerRoles  = auth.RolesOf(auth.RoleProducer, auth.RoleAdmin)
 )
-
-func (s roleSet) has(r Role) bool { return s&(1<<r) != 0 }
-
-func (s roleSet) String() string {
-	var names []string
-	for r := range numRoles {
-		if s.has(r) {
-			names = append(names, r.String())
-		}
-	}
-	return strings.Join(names, ", ")
-}
 
 const whereTokensAre = "send Authorization: Bearer TOKEN. The tokens that usaged made at its first start are in its data " +
 	"directory: user.token, producer.token, viewer.token, admin.token"
 
 // authorize returns the token of the caller, who must have one of the roles.
-func (a *API) authorize(w http.ResponseWriter, r *http.Request, roles roleSet) (*Token, error) {
+func (a *API) authorize(w http.ResponseWriter, r *http.Request, roles auth.Roles) (*auth.Token, error) {
 	plain, ok := bearer(r)
 	if !ok {
 		w.Header().Set("Www-Authenticate", `Bearer realm="usaged"`)
 		return nil, refuse(unauthorized, "this needs a token: "+whereTokensAre)
 	}
-	who := a.cfg.Tokens.lookup(plain)
+	who := a.cfg.Tokens.Lookup(plain)
 	if who == nil {
 		w.Header().Set("Www-Authenticate", `Bearer realm="usaged", error="invalid_token"`)
 		return nil, refuse(unauthorized, "the token is not known: "+whereTokensAre)
 	}
-	if !roles.has(who.Role) {
+	if !roles.Has(who.Role) {
 		return nil, refusef(forbidden, "a token with the role %s may not do this, it takes one of: %s", who.Role, roles)
 	}
 	return who, nil

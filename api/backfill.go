@@ -5,6 +5,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"usaged/api/auth"
 	"usaged/exporter/backfill"
 )
 
@@ -17,7 +18,7 @@ type Backfiller interface {
 }
 
 // getBackfill answers how far the backfill is, and what the last one did.
-func (a *API) getBackfill(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getBackfill(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := a.canBackfill(r); err != nil {
 		return err
 	}
@@ -25,7 +26,7 @@ func (a *API) getBackfill(w http.ResponseWriter, r *http.Request, _ *Token) erro
 }
 
 // postBackfill has the past written, and answers how far that is.
-func (a *API) postBackfill(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) postBackfill(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := a.canBackfill(r); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"usaged/aggregator/clock"
+	"usaged/api/auth"
 )
 
 // Clock is the time by which events are stamped and old data is deleted.
@@ -25,7 +26,7 @@ type clockAnswer struct {
 }
 
 // getClock answers what time it is, and whether the wall clock agrees.
-func (a *API) getClock(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getClock(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}
@@ -33,7 +34,7 @@ func (a *API) getClock(w http.ResponseWriter, r *http.Request, _ *Token) error {
 }
 
 // postAccept makes the wall clock's time the time.
-func (a *API) postAccept(w http.ResponseWriter, r *http.Request, who *Token) error {
+func (a *API) postAccept(w http.ResponseWriter, r *http.Request, who *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}

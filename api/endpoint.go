@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/api/auth"
 )
 
 // answerTimeout is how long the client of a short answer may take to read it. Long answers extend it as they go.
@@ -68,7 +70,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer calls the handler if the caller may call it.
 func (e *endpoint) answer(w http.ResponseWriter, r *http.Request) error {
-	var who *Token
+	var who *auth.Token
 	if e.roles != 0 {
 		var err error
 		if who, err = e.api.authorize(w, r, e.roles); err != nil {

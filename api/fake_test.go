@@ -26,6 +26,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 	"usaged/api"
+	"usaged/api/auth"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -289,7 +290,7 @@ func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tokens.yml")
 	writeTokens(t, path)
-	tokens, err := api.LoadTokens(path)
+	tokens, err := auth.LoadTokens(path)
 	if err != nil {
 		t.Fatal(err)
 	}

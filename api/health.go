@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"usaged/api/auth"
 	"usaged/rules/health"
 )
 
@@ -18,7 +19,7 @@ type HealthReader interface {
 }
 
 // getHealth answers the score, the mode, and why.
-func (a *API) getHealth(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getHealth(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}

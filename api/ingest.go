@@ -10,13 +10,14 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/api/auth"
 )
 
 const acceptedTypes = "application/json, application/x-ndjson, application/ndjson, application/jsonl"
 
 // postEvents accepts the events of a request: all of them, or none. An empty batch is accepted, with 0 events: a sender
 // that flushes an empty buffer has done nothing that it could correct.
-func (a *API) postEvents(w http.ResponseWriter, r *http.Request, who *Token) error {
+func (a *API) postEvents(w http.ResponseWriter, r *http.Request, who *auth.Token) error {
 	format, err := bodyFormat(w, r)
 	if err != nil {
 		return err
@@ -42,13 +43,13 @@ func (a *API) postEvents(w http.ResponseWriter, r *http.Request, who *Token) err
 }
 
 // accept decodes a body and makes its events durable.
-func (a *API) accept(body []byte, format event.Format, who *Token) (n int, single bool, err error) {
+func (a *API) accept(body []byte, format event.Format, who *auth.Token) (n int, single bool, err error) {
 	dec := a.decoders.Get().(*event.Decoder)
 	now := a.cfg.Now()
 	batch, err := dec.Decode(body, format, event.Origin{
 		Token:      who.Name,
 		User:       who.UserID,
-		Bound:      who.Role == RoleUser,
+		Bound:      who.Role == auth.RoleUser,
 		AcceptedAt: now,
 		Latest:     a.cfg.Latest(),
 		Oldest:     event.DayOf(now) - event.Day(a.cfg.Reader.Retention()) + 1,

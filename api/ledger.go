@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"usaged/aggregator"
+	"usaged/api/auth"
 )
 
 // ledgerTimeout bounds the wait for a store that was not reached yet.
 const ledgerTimeout = 5 * time.Second
 
 // getLedger answers what became of every event.
-func (a *API) getLedger(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getLedger(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}

@@ -9,10 +9,11 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/meter"
+	"usaged/api/auth"
 )
 
 // getMeters answers what the meters count.
-func (a *API) getMeters(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getMeters(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}
@@ -31,7 +32,7 @@ func (a *API) getMeters(w http.ResponseWriter, r *http.Request, _ *Token) error 
 }
 
 // postRebuild has the past of a meter counted, and answers how far that is.
-func (a *API) postRebuild(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) postRebuild(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}

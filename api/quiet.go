@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"usaged/aggregator/event"
+	"usaged/api/auth"
 	"usaged/rules/quiet"
 )
 
@@ -29,7 +30,7 @@ type QuietTimes interface {
 const maxQuietBytes = 64 << 10
 
 // getQuiet lists the quiet times that last or are to come.
-func (a *API) getQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getQuiet(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (a *API) getQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error {
 }
 
 // postQuiet plans a quiet time.
-func (a *API) postQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) postQuiet(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func refuseQuiet(faults quiet.Faults) error {
 }
 
 // deleteQuiet ends a quiet time.
-func (a *API) deleteQuiet(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) deleteQuiet(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if err := parseQuery(r).err(); err != nil {
 		return err
 	}

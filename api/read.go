@@ -15,6 +15,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/api/auth"
 )
 
 const (
@@ -36,7 +37,7 @@ func (a *API) days(q *queryParams, absent int) int {
 }
 
 // getSummary answers the events by type and user.
-func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	q := parseQuery(r)
 	days := a.days(q, defaultDays)
 	ask := aggregator.SummaryQuery{
@@ -83,7 +84,7 @@ func (a *summary) csv(rows *csvRows) {
 
 // getMeter answers the totals of a meter: the one named, or the one in the path.
 func (a *API) getMeter(name string) handlerFunc {
-	return func(w http.ResponseWriter, r *http.Request, _ *Token) error {
+	return func(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 		name := name
 		if name == "" {
 			name = mux.Vars(r)["meter"]
@@ -157,7 +158,7 @@ func (a *meterTotals) csv(rows *csvRows) {
 }
 
 // getDaily answers the events by day and type, or the totals of meters by day.
-func (a *API) getDaily(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getDaily(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	q := parseQuery(r)
 	days := a.days(q, defaultDailyDays)
 	meters := a.askedMeters(q)

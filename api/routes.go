@@ -8,25 +8,27 @@ import (
 
 	"github.com/gorilla/mux"
 	"github.com/klauspost/compress/gzhttp"
+
+	"usaged/api/auth"
 )
 
 // handlerFunc answers a request, or returns an error that has not been written yet: a *problem, or anything else for
 // an internal error. who is nil where the route is open to everybody.
-type handlerFunc func(w http.ResponseWriter, r *http.Request, who *Token) error
+type handlerFunc func(w http.ResponseWriter, r *http.Request, who *auth.Token) error
 
 // route is one method of one path.
 type route struct {
 	method, path string
-	name         string  // the handler label of metrics
-	roles        roleSet // none: open to everybody
-	compress     bool    // the answer may be long
-	summary      string  // for the index page
+	name         string     // the handler label of metrics
+	roles        auth.Roles // none: open to everybody
+	compress     bool       // the answer may be long
+	summary      string     // for the index page
 	serve        handlerFunc
 }
 
 // routes is everything that the API answers. The busiest comes first, because the router tries them in this order.
 func (a *API) routes() []route {
-	scrapers := roleSet(0)
+	scrapers := auth.Roles(0)
 	if a.cfg.MetricsAuth {
 		scrapers = scraperRoles
 	}
@@ -103,7 +105,7 @@ func (a *API) mountPrometheus(router *mux.Router) {
 
 // servePrometheus passes a request on in the one form of its path that the routes of Prometheus know. They would answer any other
 // with a redirect.
-func (a *API) servePrometheus(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) servePrometheus(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if a.cfg.Prometheus == nil {
 		return refuse(prometheusOff, "the embedded Prometheus is off, since --prometheus.enabled=false: start usaged without that, or ask a "+
 			"Prometheus that scrapes it")
@@ -154,7 +156,7 @@ const nothingHere = "nothing is at this path: GET / lists what there is"
 func (a *API) refuser(c class) http.Handler {
 	return a.endpoint(route{
 		name: "other",
-		serve: func(w http.ResponseWriter, r *http.Request, _ *Token) error {
+		serve: func(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 			if c == methodNotAllowed {
 				return refuse(c, "this path takes "+w.Header().Get("Allow"))
 			}

@@ -6,13 +6,15 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"usaged/api/auth"
 )
 
-func (a *API) getHealthy(w http.ResponseWriter, _ *http.Request, _ *Token) error {
+func (a *API) getHealthy(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
 	return writeStatus(w, "healthy")
 }
 
-func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *Token) error {
+func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
 	if a.cfg.Ready != nil {
 		if err := a.cfg.Ready(); err != nil {
 			return refuse(notReady, err.Error())
@@ -21,7 +23,7 @@ func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *Token) error {
 	return writeStatus(w, "ready")
 }
 
-func (a *API) postReload(w http.ResponseWriter, _ *http.Request, _ *Token) error {
+func (a *API) postReload(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
 	if err := a.cfg.Reload(); err != nil {
 		return refuse(reloadFailed, "what was in force stays in force: "+err.Error())
 	}
@@ -44,7 +46,7 @@ func cutBy(err error) error {
 	return nil
 }
 
-func (a *API) getMetrics(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getMetrics(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if a.cfg.Metrics == nil {
 		return refuse(notFound, "this usaged exposes no metrics")
 	}
@@ -57,7 +59,7 @@ var openAPI []byte
 
 var openAPITag = etagOf(string(openAPI))
 
-func (a *API) getOpenAPI(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getOpenAPI(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	if notModified(w, r, openAPITag) {
 		return nil
 	}
@@ -67,7 +69,7 @@ func (a *API) getOpenAPI(w http.ResponseWriter, r *http.Request, _ *Token) error
 }
 
 // getIndex lists the routes.
-func (a *API) getIndex(w http.ResponseWriter, _ *http.Request, _ *Token) error {
+func (a *API) getIndex(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
 	var page strings.Builder
 	page.WriteString("usaged counts what people and services do with your platform.\n\n")
 	list := a.all

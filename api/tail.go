@@ -13,6 +13,7 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/api/auth"
 )
 
 // Tailer opens tails of the journal.
@@ -49,7 +50,7 @@ type tailQuery struct {
 }
 
 // getEvents streams accepted events.
-func (a *API) getEvents(w http.ResponseWriter, r *http.Request, _ *Token) error {
+func (a *API) getEvents(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	q, err := a.parseTail(r)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"usaged/api"
+	"usaged/api/auth"
 )
 
 func TestLoadTokensNamesFaults(t *testing.T) {
@@ -53,7 +54,7 @@ func TestLoadTokensNamesFaults(t *testing.T) {
 			if err := os.WriteFile(path, []byte(c.file), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := api.LoadTokens(path)
+			_, err := auth.LoadTokens(path)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v, want %q and the path", err, c.want)
 			}
@@ -62,7 +63,7 @@ func TestLoadTokensNamesFaults(t *testing.T) {
 			}
 		})
 	}
-	if _, err := api.LoadTokens(filepath.Join(t.TempDir(), "none.yml")); err == nil {
+	if _, err := auth.LoadTokens(filepath.Join(t.TempDir(), "none.yml")); err == nil {
 		t.Error("a file that doesn't exist was loaded")
 	}
 }
@@ -72,7 +73,7 @@ func TestReload(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tokens.yml")
 	writeTokens(t, path)
-	tokens, err := api.LoadTokens(path)
+	tokens, err := auth.LoadTokens(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func TestGenerateTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if made, err := api.GenerateTokens(dir); err != nil || !made {
+	if made, err := auth.GenerateTokens(dir); err != nil || !made {
 		t.Fatalf("made %v, error %v", made, err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -147,12 +148,12 @@ func TestGenerateTokens(t *testing.T) {
 	if want := []string{"admin.token", "producer.token", "tokens.yml", "user.token", "viewer.token"}; !slices.Equal(names, want) {
 		t.Errorf("files %q, want %q", names, want)
 	}
-	tokens, err := api.LoadTokens(filepath.Join(dir, api.TokensFile))
+	tokens, err := auth.LoadTokens(filepath.Join(dir, auth.TokensFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, func(c *api.Config) { c.Tokens = tokens; c.MetricsAuth = true })
-	list, err := os.ReadFile(filepath.Join(dir, api.TokensFile))
+	list, err := os.ReadFile(filepath.Join(dir, auth.TokensFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,10 +172,10 @@ func TestGenerateTokens(t *testing.T) {
 			t.Errorf("role %s: statuses %s, want %s", role, got, want)
 		}
 	}
-	if made, err := api.GenerateTokens(dir); err != nil || made {
+	if made, err := auth.GenerateTokens(dir); err != nil || made {
 		t.Errorf("again: made %v, error %v", made, err)
 	}
-	if again := readFile(t, filepath.Join(dir, api.TokensFile)); again != string(list) {
+	if again := readFile(t, filepath.Join(dir, auth.TokensFile)); again != string(list) {
 		t.Error("tokens.yml was written again")
 	}
 }
@@ -196,10 +197,10 @@ func TestGenerateTokensLeavesNoList(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(dir, name, "in the way"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if made, err := api.GenerateTokens(dir); err == nil || made || !strings.Contains(err.Error(), "token") {
+		if made, err := auth.GenerateTokens(dir); err == nil || made || !strings.Contains(err.Error(), "token") {
 			t.Errorf("%s cannot be written: made %v, error %v", name, made, err)
 		}
-		if _, err := os.Lstat(filepath.Join(dir, api.TokensFile)); err == nil {
+		if _, err := os.Lstat(filepath.Join(dir, auth.TokensFile)); err == nil {
 			t.Errorf("%s cannot be written, and tokens.yml exists", name)
 		}
 		if left, err := fs.Glob(os.DirFS(dir), ".*"); err != nil || len(left) > 0 {

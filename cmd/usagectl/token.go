@@ -13,7 +13,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"usaged/aggregator/durable"
-	"usaged/api"
+	"usaged/api/auth"
 	"usaged/client"
 )
 
@@ -36,7 +36,7 @@ func addToken(app *kingpin.Application, s *session, commands map[string]command)
 	create := token.Command("new", "Make a token and print it. It is shown this once. A running daemon knows it at once.")
 	create.Flag("name", "Its name, which is kept with every event that it posts.").Required().StringVar(&c.name)
 	create.Flag("role", "user posts as itself, producer for anybody, viewer scrapes, admin may do everything.").Required().
-		EnumVar(&c.role, api.RoleNames()...)
+		EnumVar(&c.role, auth.RoleNames()...)
 	create.Flag("user-id", "Whose events they are that name no user; by default the name.").PlaceHolder("USER").StringVar(&c.userID)
 	create.Flag("to-file", "Write it to this file, readable by you alone, instead of printing it. <data.dir>/admin.token is where usagectl "+
 		"looks for its own.").PlaceHolder("FILE").StringVar(&c.toFile)
@@ -52,12 +52,12 @@ func addToken(app *kingpin.Application, s *session, commands map[string]command)
 }
 
 func (c *tokenCommand) path(s *session) string {
-	return cmp.Or(c.file, filepath.Join(s.dataDir, api.TokensFile))
+	return cmp.Or(c.file, filepath.Join(s.dataDir, auth.TokensFile))
 }
 
 // names completes the name of a token.
 func (c *tokenCommand) names(s *session) (names []string) {
-	entries, err := api.ListTokens(c.path(s))
+	entries, err := auth.ListTokens(c.path(s))
 	if err != nil {
 		return nil
 	}
@@ -68,7 +68,7 @@ func (c *tokenCommand) names(s *session) (names []string) {
 }
 
 func (c *tokenCommand) create(ctx context.Context, s *session) error {
-	role, err := api.ParseRole(c.role)
+	role, err := auth.ParseRole(c.role)
 	if err != nil {
 		return usageError{err}
 	}
@@ -77,12 +77,12 @@ func (c *tokenCommand) create(ctx context.Context, s *session) error {
 		return err
 	}
 	defer daemon.Close()
-	plain, err := api.AddToken(c.path(s), api.Token{Name: c.name, Role: role, UserID: c.userID})
+	plain, err := auth.AddToken(c.path(s), auth.Token{Name: c.name, Role: role, UserID: c.userID})
 	if err != nil {
 		return err
 	}
 	if err := c.hand(s, plain); err != nil {
-		_, undo := api.RevokeToken(c.path(s), c.name, true)
+		_, undo := auth.RevokeToken(c.path(s), c.name, true)
 		return errors.Join(err, undo)
 	}
 	why := reload(ctx, s, daemon)
@@ -141,7 +141,7 @@ func reload(ctx context.Context, s *session, daemon *client.Client) (why string)
 }
 
 func (c *tokenCommand) list(_ context.Context, s *session) error {
-	entries, err := api.ListTokens(c.path(s))
+	entries, err := auth.ListTokens(c.path(s))
 	if err != nil {
 		return c.explainAbsent(s, err)
 	}
@@ -160,7 +160,7 @@ func (c *tokenCommand) list(_ context.Context, s *session) error {
 }
 
 // prefix tells digests apart and is no use to anybody who would look for the token.
-func prefix(e api.TokenEntry) string { return fmt.Sprintf("%x", e.SHA256[:4]) }
+func prefix(e auth.TokenEntry) string { return fmt.Sprintf("%x", e.SHA256[:4]) }
 
 func (c *tokenCommand) explainAbsent(s *session, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -176,8 +176,8 @@ func (c *tokenCommand) revoke(ctx context.Context, s *session) error {
 		return err
 	}
 	defer daemon.Close()
-	revoked, err := api.RevokeToken(c.path(s), c.name, c.force)
-	if errors.Is(err, api.ErrLastAdmin) {
+	revoked, err := auth.RevokeToken(c.path(s), c.name, c.force)
+	if errors.Is(err, auth.ErrLastAdmin) {
 		return fmt.Errorf("%w, without whom nobody reads figures: make another with `usagectl token new --role=admin`, or give --force", err)
 	}
 	if err != nil {
@@ -210,8 +210,8 @@ func refusal(why string) error {
 }
 
 // removePlain removes the file in which the daemon left the token at its first start, since usagectl would go on to use it.
-func removePlain(s *session, revoked api.TokenEntry) (removed string, err error) {
-	path := api.TokenFile(s.dataDir, revoked.Role)
+func removePlain(s *session, revoked auth.TokenEntry) (removed string, err error) {
+	path := auth.TokenFile(s.dataDir, revoked.Role)
 	plain, err := readLine(path)
 	if err != nil || !revoked.Is(plain) {
 		return "", nil //nolint:nilerr // a file that is not there, or holds something else, is left alone

@@ -21,7 +21,7 @@ import (
 
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store/redis"
-	"usaged/api"
+	"usaged/api/auth"
 	"usaged/exporter/embedded"
 	"usaged/rules/price"
 	"usaged/rules/quiet"
@@ -215,7 +215,7 @@ func (cfg *config) checkFiles() error {
 	if _, err := meter.Load(cfg.metersFile); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := api.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
+	if _, err := auth.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
 		errs = append(errs, err)
 	}
 	if cfg.redis.URL != "" {

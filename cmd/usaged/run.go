@@ -33,6 +33,7 @@ import (
 	"usaged/aggregator/store/redis"
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
+	"usaged/api/auth"
 	"usaged/exporter"
 	"usaged/exporter/backfill"
 	"usaged/exporter/embedded"
@@ -126,7 +127,7 @@ type daemon struct {
 	set      *metrics.Set
 	registry *prometheus.Registry
 
-	auth       *api.Tokens
+	auth       *auth.Tokens
 	agg        *aggregator.Aggregator
 	reader     *aggregator.Reader
 	quiet      *quiet.Times
@@ -156,7 +157,7 @@ func lockDataDir(dir string) (unlock func(context.Context) error, err error) {
 // tokens loads the tokens, and makes them at the first start.
 func (d *daemon) tokens() (err error) {
 	if d.cfg.ownTokens() {
-		made, err := api.GenerateTokens(d.cfg.dataDir)
+		made, err := auth.GenerateTokens(d.cfg.dataDir)
 		if err != nil {
 			return fmt.Errorf("make tokens: %w", err)
 		}
@@ -165,7 +166,7 @@ func (d *daemon) tokens() (err error) {
 				"files", filepath.Join(d.cfg.dataDir, "<role>.token"))
 		}
 	}
-	d.auth, err = api.LoadTokens(d.cfg.tokensFile)
+	d.auth, err = auth.LoadTokens(d.cfg.tokensFile)
 	return err
 }
 

@@ -1,4 +1,7 @@
-package api
+// Package auth says who calls and what they may do: bearer tokens, their roles, and the file that holds their digests.
+//
+// A [Tokens] is safe for concurrent use. The functions that edit a tokens file wait for one another, across processes too.
+package auth
 
 import (
 	"crypto/sha256"
@@ -17,37 +20,6 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/yamlfile"
 )
-
-// Role is what the holder of a token may do.
-type Role uint8
-
-const (
-	// RoleUser posts events as itself.
-	RoleUser Role = iota
-	// RoleProducer posts events of anybody.
-	RoleProducer
-	// RoleViewer queries PromQL and scrapes.
-	RoleViewer
-	// RoleAdmin may do everything.
-	RoleAdmin
-	numRoles
-)
-
-var roleNames = [numRoles]string{"user", "producer", "viewer", "admin"}
-
-func (r Role) String() string { return roleNames[r] }
-
-// RoleNames are the roles as tokens files write them.
-func RoleNames() []string { return slices.Clone(roleNames[:]) }
-
-// ParseRole is the role of a name.
-func ParseRole(name string) (Role, error) {
-	role := slices.Index(roleNames[:], name)
-	if role < 0 {
-		return 0, fmt.Errorf("the role must be one of %s, not %q", strings.Join(roleNames[:], ", "), name)
-	}
-	return Role(role), nil
-}
 
 // Token is one entry of a tokens file. It doesn't hold the token itself.
 type Token struct {
@@ -93,11 +65,11 @@ func (t *Tokens) Reload() error {
 	return nil
 }
 
-// lookup returns the entry of a token, or nil.
+// Lookup returns the entry of a token, or nil.
 //
 // A map is safe against timing although its comparisons stop early: what they compare are SHA-256 digests, and whoever
 // learns how far the digest of a guess agrees with a stored one learns nothing about which token to guess next.
-func (t *Tokens) lookup(plain string) *Token {
+func (t *Tokens) Lookup(plain string) *Token {
 	return (*t.byHash.Load())[sha256.Sum256([]byte(plain))]
 }
 

@@ -1,4 +1,4 @@
-package api_test
+package auth_test
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"usaged/api"
+	"usaged/api/auth"
 )
 
 const (
@@ -54,7 +54,7 @@ func TestAddToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := tokensFile(t, before, 0o640)
-			plain, err := api.AddToken(path, api.Token{Name: "no: comment", Role: api.RoleProducer, UserID: "true"})
+			plain, err := auth.AddToken(path, auth.Token{Name: "no: comment", Role: auth.RoleProducer, UserID: "true"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,11 +62,11 @@ func TestAddToken(t *testing.T) {
 			if !strings.HasPrefix(after, before) || strings.Contains(after, plain) {
 				t.Errorf("the file is\n%s\nwant what it was with an entry behind it, and no plaintext", after)
 			}
-			entries, err := api.ListTokens(path)
+			entries, err := auth.ListTokens(path)
 			if err != nil || len(entries) != 2 {
 				t.Fatalf("%d entries, %v; want 2", len(entries), err)
 			}
-			want := api.Token{Name: "no: comment", Role: api.RoleProducer, UserID: "true"}
+			want := auth.Token{Name: "no: comment", Role: auth.RoleProducer, UserID: "true"}
 			if got := entries[1]; got.Token != want || !got.Is(plain) || got.Is(plain+"x") {
 				t.Errorf("entry %+v, want %+v with the digest of the token", got, want)
 			}
@@ -82,20 +82,20 @@ func TestAddTokenRefuses(t *testing.T) {
 	list := "- name: a\n  role: admin\n  sha256: " + hashA + "\n"
 	for _, tc := range []struct {
 		name, before string
-		token        api.Token
+		token        auth.Token
 		says         string
 	}{
-		{"a name that is taken", list, api.Token{Name: "a"}, `entry 1 has the name "a" already`},
-		{"no name", list, api.Token{}, "nothing was changed"},
-		{"a name with a line end", list, api.Token{Name: "a\nb"}, "nothing was changed"},
-		{"a long user", list, api.Token{Name: "b", UserID: strings.Repeat("u", 300)}, "user_id must be 1 to 256 bytes"},
-		{"a file that is wrong", "- name: a\n", api.Token{Name: "b"}, "tokens.yml:1: entry 1 (\"a\"): role is missing"},
-		{"a list in brackets", "[{name: a, role: admin, sha256: " + hashA + "}]\n", api.Token{Name: "b"}, "written with brackets"},
+		{"a name that is taken", list, auth.Token{Name: "a"}, `entry 1 has the name "a" already`},
+		{"no name", list, auth.Token{}, "nothing was changed"},
+		{"a name with a line end", list, auth.Token{Name: "a\nb"}, "nothing was changed"},
+		{"a long user", list, auth.Token{Name: "b", UserID: strings.Repeat("u", 300)}, "user_id must be 1 to 256 bytes"},
+		{"a file that is wrong", "- name: a\n", auth.Token{Name: "b"}, "tokens.yml:1: entry 1 (\"a\"): role is missing"},
+		{"a list in brackets", "[{name: a, role: admin, sha256: " + hashA + "}]\n", auth.Token{Name: "b"}, "written with brackets"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			path := tokensFile(t, tc.before, 0o600)
-			if _, err := api.AddToken(path, tc.token); err == nil || !strings.Contains(err.Error(), tc.says) {
+			if _, err := auth.AddToken(path, tc.token); err == nil || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("%v, want %q", err, tc.says)
 			}
 			if got := fileText(t, path); got != tc.before {
@@ -103,7 +103,7 @@ func TestAddTokenRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := api.AddToken(filepath.Join(t.TempDir(), "none.yml"), api.Token{Name: "b"}); err == nil || !strings.Contains(err.Error(), "first start") {
+	if _, err := auth.AddToken(filepath.Join(t.TempDir(), "none.yml"), auth.Token{Name: "b"}); err == nil || !strings.Contains(err.Error(), "first start") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -140,9 +140,9 @@ func TestRevokeToken(t *testing.T) {
 		t.Run(fmt.Sprint(tc.name, tc.force), func(t *testing.T) {
 			t.Parallel()
 			path := tokensFile(t, three, 0o600)
-			revoked, err := api.RevokeToken(path, tc.name, tc.force)
+			revoked, err := auth.RevokeToken(path, tc.name, tc.force)
 			if tc.says != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.says) || errors.Is(err, api.ErrLastAdmin) != (tc.name == "a") {
+				if err == nil || !strings.Contains(err.Error(), tc.says) || errors.Is(err, auth.ErrLastAdmin) != (tc.name == "a") {
 					t.Errorf("%v, want %q", err, tc.says)
 				}
 			} else if err != nil || revoked.Name != tc.name {
@@ -154,7 +154,7 @@ func TestRevokeToken(t *testing.T) {
 		})
 	}
 	path := tokensFile(t, "- {name: a, role: admin, sha256: "+hashA+"}\n", 0o600)
-	if _, err := api.RevokeToken(path, "a", true); err == nil || !strings.Contains(err.Error(), "make another first") {
+	if _, err := auth.RevokeToken(path, "a", true); err == nil || !strings.Contains(err.Error(), "make another first") {
 		t.Errorf("the last token of all: %v", err)
 	}
 }
@@ -167,7 +167,7 @@ func TestTokensFileBehindLink(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := api.AddToken(link, api.Token{Name: "d"}); err != nil {
+	if _, err := auth.AddToken(link, auth.Token{Name: "d"}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.Readlink(link); err != nil || got != path || !strings.Contains(fileText(t, path), "name: d") {
@@ -188,7 +188,7 @@ func TestTokensFileKeepsItsOwner(t *testing.T) {
 	if err := os.Chown(path, 12345, 12346); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := api.AddToken(path, api.Token{Name: "d"}); err != nil {
+	if _, err := auth.AddToken(path, auth.Token{Name: "d"}); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -208,18 +208,18 @@ func TestTokensFileIsLocked(t *testing.T) {
 	for i := range 16 {
 		wg.Go(func() {
 			name := fmt.Sprintf("extra-%d", i)
-			if _, err := api.AddToken(path, api.Token{Name: name}); err != nil {
+			if _, err := auth.AddToken(path, auth.Token{Name: name}); err != nil {
 				t.Error(err)
 			}
 			if i%2 == 0 {
-				if _, err := api.RevokeToken(path, name, false); err != nil {
+				if _, err := auth.RevokeToken(path, name, false); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	entries, err := api.ListTokens(path)
+	entries, err := auth.ListTokens(path)
 	if err != nil || len(entries) != 3+8 {
 		t.Errorf("%d entries, %v; want 11", len(entries), err)
 	}
