@@ -23,7 +23,7 @@ func ScanPayloads(path string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newScanner(file, info.Size())
+	s := newScanner(&segmentFile{path, file}, info.Size())
 	var payloads [][]byte
 	for {
 		p, err := s.nextPayload()

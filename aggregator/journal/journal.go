@@ -154,11 +154,14 @@ func Open(cfg Config) (*Journal, error) {
 	if j.metrics, err = newMetrics(cfg, j); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	segments, next, err := recoverDir(cfg.Dir, cfg.Log, j.metrics)
+	recovered, err := newRecovery(cfg.Dir, cfg.Log, j.metrics)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	j.table.init(segments, next)
+	if err := recovered.apply(); err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	j.table.init(recovered.segments, recovered.next)
 	if err := j.begin(); err != nil {
 		return nil, fmt.Errorf("open journal: %w", errors.Join(err, j.abandon()))
 	}

@@ -119,14 +119,17 @@ func (j *Journal) cut() error {
 	return syncDir(j.cfg.Dir)
 }
 
-// truncate cuts a file durably. It opens the file afresh: a descriptor that was open when an fsync failed reports that
-// failure once more, whatever became of the cut.
+// truncate cuts a file durably, and never makes it longer. It opens the file afresh: a descriptor that was open when an fsync
+// failed reports that failure once more, whatever became of the cut.
 func truncate(path string, bytes int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("cut segment: %w", err)
 	}
-	err = f.Truncate(bytes)
+	info, err := f.Stat()
+	if err == nil && info.Size() > bytes {
+		err = f.Truncate(bytes)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

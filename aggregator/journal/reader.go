@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/prometheus/prometheus/tsdb/wlog"
 )
 
 // source is where a Reader finds its segments: an open journal, or a directory.
@@ -43,9 +41,10 @@ type place struct {
 type Reader struct {
 	src     source
 	scan    *scanner
-	file    *os.File
+	file    *segmentFile
 	segment int
 	sealed  bool
+	failed  bool // the last call could not read: the next one takes a fresh descriptor
 
 	next    uint64 // the number that the next event must have
 	started bool   // the first record behind the position has been seen
@@ -77,8 +76,20 @@ func (j *Journal) Reader(after uint64) (*Reader, error) {
 }
 
 // Next returns the next record, which is valid until the next call. At the durable end it returns io.EOF, and may be
-// called again when there is more. Behind damage the next record tells in Gap how many events are missing.
+// called again when there is more. Behind damage the next record tells in Gap how many events are missing. A *[ReadError]
+// says that the disk did not answer: the next call reads on from the same place.
 func (r *Reader) Next() (Record, error) {
+	rec, err := r.read()
+	r.failed = isReadError(err)
+	return rec, err
+}
+
+func (r *Reader) read() (Record, error) {
+	if r.failed {
+		if err := r.scan.reread(); err != nil {
+			return Record{}, err
+		}
+	}
 	for {
 		h, body, err := r.scan.next()
 		if err == nil {
@@ -120,22 +131,33 @@ func (r *Reader) enter(index int) error {
 	if !e.exists {
 		return fmt.Errorf("segment %d was removed: %w", index, ErrGone)
 	}
-	file, err := os.Open(wlog.SegmentName(r.src.dir(), index))
+	file, err := openSegment(r.src.dir(), index)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("segment %d was removed: %w", index, ErrGone)
+		return r.goneOr(index, err)
 	}
 	if err != nil {
 		return err
 	}
-	if err := r.Close(); err != nil {
-		return errors.Join(err, file.Close())
-	}
+	_ = r.Close() // it was only read
 	r.file, r.segment, r.sealed = file, index, e.sealed
 	if r.scan == nil {
 		r.scan = newScanner(file, e.end)
 	}
 	r.scan.reset(file, e.end)
+	r.scan.growing = !e.sealed && !r.src.durable()
 	return nil
+}
+
+// goneOr tells a segment that was removed in good order from one that should be there: its directory may not be mounted.
+func (r *Reader) goneOr(index int, err error) error {
+	e, extentErr := r.src.extent(index)
+	if extentErr != nil {
+		return extentErr
+	}
+	if e.exists {
+		return err
+	}
+	return fmt.Errorf("segment %d was removed: %w", index, ErrGone)
 }
 
 // advance goes on where the scanner has reached its end: in what was added to the segment, or in the next one.
@@ -145,11 +167,11 @@ func (r *Reader) advance() error {
 		return err
 	}
 	if !r.sealed && !e.exists { // it was sealed and removed: what the descriptor leads to is complete
-		info, err := r.file.Stat()
+		size, err := r.file.size()
 		if err != nil {
 			return err
 		}
-		e.end, e.sealed = info.Size(), true
+		e.end, e.sealed = size, true
 	}
 	if !r.sealed && e.end > r.scan.end {
 		r.scan.end = e.end
@@ -170,7 +192,7 @@ func (r *Reader) skip(bad *badPlaceError) error {
 	}
 	if !found && !r.sealed && !r.src.durable() {
 		r.scan.off = bad.offset // being written, or torn
-		r.scan.buf = r.scan.buf[:0]
+		r.scan.forget()
 		return r.advance()
 	}
 	r.damaged(bad.offset, bad.err)
@@ -256,8 +278,8 @@ func (r *Reader) seek(after uint64) error {
 			high = middle
 			continue
 		}
-		h, _, err := s.next()
-		if errors.Is(err, errRead) {
+		h, _, err := s.tryNext()
+		if isReadError(err) {
 			return err
 		}
 		if err != nil { // the record is bad: take the page before

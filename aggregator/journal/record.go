@@ -71,8 +71,8 @@ func parseRecord(b []byte) (h header, body []byte, err error) {
 	if b[0] != formatVersion {
 		return h, nil, fmt.Errorf("record has format version %d, want %d", b[0], formatVersion)
 	}
-	if crc32.Checksum(b[checkedFrom:], castagnoli) != binary.BigEndian.Uint32(b[1:]) {
-		return h, nil, errors.New("record has a wrong checksum")
+	if sum := crc32.Checksum(b[checkedFrom:], castagnoli); sum != binary.BigEndian.Uint32(b[1:]) {
+		return h, nil, fmt.Errorf("record has the checksum %08x, want %08x", sum, b[1:5])
 	}
 	h.kind = kind(b[5])
 	copy(h.producer[:], b[6:])

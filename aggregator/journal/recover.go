@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"slices"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
 )
@@ -43,34 +43,46 @@ func (e *DamageError) Error() string {
 
 func (e *DamageError) Unwrap() error { return e.Err }
 
-// recovery is what is known of the segments while a journal is opened.
+// recovery finds out what a journal holds when it is opened, and then what has to be cut off its end. Finding out changes
+// nothing: a journal that is refused is left as it was.
 type recovery struct {
 	dir     string
 	log     *slog.Logger
 	metrics *journalMetrics
 	indexes []int
+
+	segments []Segment
+	next     uint64 // the number that the next event gets
+	cuts     []cut
 }
 
-// recoverDir brings the segments in dir into the state that Open promises, and returns them with the number that the
-// next event gets.
-func recoverDir(dir string, log *slog.Logger, m *journalMetrics) ([]Segment, uint64, error) {
+func newRecovery(dir string, log *slog.Logger, m *journalMetrics) (*recovery, error) {
 	indexes, err := segmentIndexes(dir)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	r := &recovery{dir: dir, log: log, metrics: m, indexes: indexes}
+	r := &recovery{dir: dir, log: log, metrics: m, indexes: indexes, next: 1}
 	if err := r.checkIndexes(); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	last, err := r.recoverTail()
 	if err != nil || last == nil {
-		return nil, 1, err
+		return r, err
 	}
-	segments, err := r.recoverSealed(last)
-	if err != nil {
-		return nil, 0, err
+	r.next = last.next
+	r.segments, err = r.recoverSealed(last)
+	return r, err
+}
+
+// apply makes the cuts. After an error it may be called again, and goes on with what is left.
+func (r *recovery) apply() error {
+	for len(r.cuts) > 0 {
+		if err := r.cuts[0].apply(r); err != nil {
+			return err
+		}
+		r.cuts = r.cuts[1:]
 	}
-	return segments, last.next, nil
+	return nil
 }
 
 // checkIndexes refuses a journal from which a segment in the middle is missing.
@@ -94,7 +106,7 @@ func (r *recovery) checkIndexes() error {
 	return nil
 }
 
-// recoverTail cuts a torn record off the last segment that holds data, and removes the segments behind it: they were
+// recoverTail has a torn record cut off the last segment that holds data, and the segments behind it removed: they were
 // made and never came to count. It returns nil where there is no segment left.
 func (r *recovery) recoverTail() (*summary, error) {
 	for len(r.indexes) > 0 {
@@ -103,39 +115,38 @@ func (r *recovery) recoverTail() (*summary, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.records > 0 && !r.redundant(s) {
+		redundant, err := r.redundant(s)
+		if err != nil {
+			return nil, err
+		}
+		if s.records > 0 && !redundant {
 			return s, nil
 		}
 		if s.records == 0 && last == 0 && s.index > 0 {
 			return nil, &DamageError{Dir: r.dir, Segment: s.index, Err: errors.New("no record is left, nor a segment before it")}
 		}
-		if err := r.removeLast(); err != nil {
-			return nil, err
-		}
+		r.cuts = append(slices.DeleteFunc(r.cuts, func(c cut) bool { return c.segment == s.index }),
+			cut{segment: s.index, remove: true, whole: s.records > 0})
+		r.indexes = r.indexes[:last]
 	}
 	return nil, nil
 }
 
 // redundant reports whether the last segment says nothing that the one before it doesn't say too, as one left by each
 // start of a daemon that has accepted nothing.
-func (r *recovery) redundant(s *summary) bool {
-	if !s.bare || len(r.indexes) < 2 {
-		return false
+func (r *recovery) redundant(s *summary) (bool, error) {
+	torn := slices.ContainsFunc(r.cuts, func(c cut) bool { return c.segment == s.index })
+	if !s.bare || torn || len(r.indexes) < 2 {
+		return false, nil
 	}
 	before, err := scanAll(r.dir, r.indexes[len(r.indexes)-2], 0)
-	return err == nil && before.records > 0 && before.next == s.next
-}
-
-func (r *recovery) removeLast() error {
-	last := len(r.indexes) - 1
-	if err := os.Remove(wlog.SegmentName(r.dir, r.indexes[last])); err != nil {
-		return fmt.Errorf("remove empty segment: %w", err)
+	if isReadError(err) {
+		return false, err
 	}
-	r.indexes = r.indexes[:last]
-	return syncDir(r.dir)
+	return err == nil && before.records > 0 && before.next == s.next, nil
 }
 
-// recoverLast scans the last segment and cuts its torn tail.
+// recoverLast scans the last segment and has its torn tail cut.
 func (r *recovery) recoverLast(index int) (*summary, error) {
 	s, err := scanAll(r.dir, index, 0)
 	bad, ok := errors.AsType[*badPlaceError](err)
@@ -149,14 +160,15 @@ func (r *recovery) recoverLast(index int) (*summary, error) {
 	if !ok {
 		// Zeros up to the end of the page are wlog's padding.
 		if padded := (s.bytes + pageBytes - 1) / pageBytes * pageBytes; size > padded || s.records == 0 && size > 0 {
-			return s, r.cutTail(s, size)
+			r.cutTail(s, false)
 		}
 		return s, nil
 	}
 	if err := r.checkTorn(s, bad); err != nil {
 		return nil, err
 	}
-	return s, r.cutTail(s, size)
+	r.cutTail(s, false)
+	return s, nil
 }
 
 // checkTorn tells a torn tail from damage. A crash can tear the last record alone.
@@ -207,14 +219,8 @@ func (r *recovery) firstOf(index int) (uint64, error) {
 	return before.next, err
 }
 
-func (r *recovery) cutTail(s *summary, size int64) error {
-	torn := size - s.bytes
-	if err := truncate(wlog.SegmentName(r.dir, s.index), s.bytes); err != nil {
-		return err
-	}
-	r.metrics.tornBytes.AddInt64(torn)
-	r.log.Warn("cut a torn tail off the journal", "segment", s.index, "offset_bytes", s.bytes, "torn_bytes", torn)
-	return nil
+func (r *recovery) cutTail(s *summary, whole bool) {
+	r.cuts = append(r.cuts, cut{segment: s.index, from: s.bytes, whole: whole})
 }
 
 // recoverSealed checks the segments before the last one, the newest with their checksums, and returns all.
@@ -259,7 +265,11 @@ func (r *recovery) checkSealed(s, behind *summary) error {
 		return err
 	}
 	if !ok && full.next == behind.first {
-		return r.disown(s, full)
+		// A record follows whose number the next segment gives to another: it is of a batch that was refused, written by a
+		// log that could be closed only later.
+		*s = *full
+		r.cutTail(s, true)
+		return nil
 	}
 	damage := &DamageError{Dir: r.dir, Segment: s.index, Offset: full.bytes, First: full.next, Last: behind.first - 1,
 		Err: errors.New("records are missing at the end")}
@@ -280,23 +290,4 @@ func (r *recovery) checkSealed(s, behind *summary) error {
 		damage.Last = next.first - 1
 	}
 	return damage
-}
-
-// disown cuts off the record whose number the next segment begins with. It is of a batch that was refused, written by a
-// log that could be closed only later.
-func (r *recovery) disown(s, full *summary) error {
-	size, err := fileSize(r.dir, s.index)
-	if err != nil {
-		return err
-	}
-	*s = *full
-	return r.cutTail(s, size)
-}
-
-func fileSize(dir string, index int) (int64, error) {
-	info, err := os.Stat(wlog.SegmentName(dir, index))
-	if err != nil {
-		return 0, fmt.Errorf("size of segment: %w", err)
-	}
-	return info.Size(), nil
 }

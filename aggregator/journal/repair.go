@@ -239,12 +239,16 @@ func (r *repair) rewrite(index int, indexes []int) error {
 
 func (r *repair) copyTo(log *wlog.WL, index int, indexes []int) error {
 	// Every segment begins with a mark, and so does this one when its own is lost.
-	record := header{kind: kindMark, producer: r.producer, first: r.next, stampMillis: r.stamp(index)}.appendTo(nil)
+	stamp, err := r.stamp(index)
+	if err != nil {
+		return err
+	}
+	record := header{kind: kindMark, producer: r.producer, first: r.next, stampMillis: stamp}.appendTo(nil)
 	seal(record)
 	if err := log.Log(record); err != nil {
 		return err
 	}
-	_, err := r.walk(index, indexes, func(h header, body []byte) error {
+	_, err = r.walk(index, indexes, func(h header, body []byte) error {
 		record = append(h.appendTo(record[:0]), body...)
 		seal(record)
 		return log.Log(record)
@@ -252,20 +256,13 @@ func (r *repair) copyTo(log *wlog.WL, index int, indexes []int) error {
 	return err
 }
 
-// stamp returns a stamp for the mark that a replacement begins with: that of the oldest record that is readable.
-func (r *repair) stamp(index int) int64 {
-	millis := int64(0)
-	// An error leaves it at 1970, as in a segment without a record: what the segment holds is expired with its newest.
-	_ = withScanner(r.dir, index, func(s *scanner) error {
-		found, err := s.search(0)
-		if err != nil || !found {
-			return err
-		}
-		h, _, err := s.next()
-		millis = h.stampMillis
-		return err
-	})
-	return millis
+// stamp returns a stamp for the mark that a replacement begins with: that of the oldest record, and 1970 where there is none.
+func (r *repair) stamp(index int) (millis int64, err error) {
+	h, _, err := firstBehind(r.dir, index, 0)
+	if errors.Is(err, fs.ErrNotExist) { // the replacement is of a segment that is missing
+		return 0, nil
+	}
+	return h.stampMillis, err
 }
 
 // setAside gives the damaged file a second name under dir/damaged. The first one stays until it is replaced, so that a

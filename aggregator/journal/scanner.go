@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"syscall"
 
 	"github.com/prometheus/prometheus/util/compression"
 )
@@ -36,12 +35,20 @@ const (
 // readBytes is how much of a segment is read at a time.
 const readBytes = 256 << 10
 
+// rereads is how often a bad place is read again at most, until two reads in succession give the same bytes.
+const rereads = 4
+
 // scanner reads the records of one segment up to a given end. Unlike the readers of wlog it can begin at any page, go on
 // behind a bad place, and be told that there is more.
+//
+// An error of its methods is io.EOF at the end, a *badPlaceError where the bytes were read and are no record, and a
+// *[ReadError] where they could not be read: then the same call may be repeated.
 type scanner struct {
-	file io.ReaderAt
+	file *segmentFile
 	end  int64 // nothing is read at or behind it
-	off  int64 // of the next fragment
+	// growing says that the bytes at the end may be in the course of being written, so that two reads may differ.
+	growing bool
+	off     int64 // of the next fragment
 	// start is where the record that next returned, or failed to, begins.
 	start int64
 
@@ -53,7 +60,8 @@ type scanner struct {
 	decode compression.DecodeBuffer
 }
 
-// badPlaceError says that there is no whole record at an offset. An error of another type means that it is unknown.
+// badPlaceError says that the bytes at an offset were read and are no whole record. Its text tells different bytes apart
+// as far as the checksums do.
 type badPlaceError struct {
 	offset int64
 	err    error
@@ -62,21 +70,73 @@ type badPlaceError struct {
 func (e *badPlaceError) Error() string { return fmt.Sprintf("at byte %d: %v", e.offset, e.err) }
 func (e *badPlaceError) Unwrap() error { return e.err }
 
-func newScanner(file io.ReaderAt, end int64) *scanner {
+func newScanner(file *segmentFile, end int64) *scanner {
 	s := &scanner{ahead: readBytes, decode: compression.NewSyncDecodeBuffer()}
 	s.reset(file, end)
 	return s
 }
 
 // reset starts anew at the beginning of another file.
-func (s *scanner) reset(file io.ReaderAt, end int64) {
+func (s *scanner) reset(file *segmentFile, end int64) {
 	s.file, s.end, s.off, s.start = file, end, 0, 0
-	s.buf, s.bufOff = s.buf[:0], 0
+	s.growing = false
+	s.forget()
 }
 
-// next returns the next record. The error is io.EOF at the end, with only zeros left, and a *badPlaceError where no
-// record can be read: then skipBad goes on. The body is valid until the next call of any method.
+// forget drops what has been read ahead.
+func (s *scanner) forget() { s.buf, s.bufOff = s.buf[:0], 0 }
+
+// reread reads from the disk again, through a fresh descriptor.
+func (s *scanner) reread() error {
+	s.forget()
+	return s.file.reopen()
+}
+
+// next returns the next record. At the end, with only zeros left, the error is io.EOF, and where there is no record a
+// *badPlaceError: then skipBad goes on. Neither is believed before two reads in succession, the second through a fresh
+// descriptor, have agreed on it. The body is valid until the next call of any method.
 func (s *scanner) next() (header, []byte, error) {
+	h, body, err := s.tryNext()
+	if !s.doubtful(err) {
+		return h, body, err
+	}
+	bad := s.start
+	for range rereads {
+		s.off = bad
+		if err := s.reread(); err != nil {
+			return header{}, nil, err
+		}
+		last := err
+		if h, body, err = s.tryNext(); !s.doubtful(err) || err.Error() == last.Error() {
+			return h, body, err
+		}
+	}
+	if s.growing {
+		return header{}, nil, err
+	}
+	s.off = bad
+	return header{}, nil, s.unsteady(bad)
+}
+
+// doubtful reports whether err is a judgement on bytes that were read only once: that there is no record, or that they are
+// the zeros behind the last one.
+func (s *scanner) doubtful(err error) bool {
+	_, bad := errors.AsType[*badPlaceError](err)
+	if errors.Is(err, io.EOF) && s.off < s.end {
+		s.start = s.off
+		return true
+	}
+	return bad
+}
+
+var errUnsteady = errors.New("two reads of the same bytes differ")
+
+func (s *scanner) unsteady(off int64) error {
+	return &ReadError{Path: s.file.path, Offset: off, Err: errUnsteady}
+}
+
+// tryNext is next on the strength of one read.
+func (s *scanner) tryNext() (header, []byte, error) {
 	payload, err := s.nextPayload()
 	if err != nil {
 		return header{}, nil, err
@@ -102,7 +162,8 @@ func (s *scanner) nextPayload() ([]byte, error) {
 	return payload, nil
 }
 
-// verify is next for those who only want to know that the checksums of the fragments are right.
+// verify is next for those who only want to know that the checksums of the fragments are right. A bad place that it returns
+// has been read once.
 func (s *scanner) verify() error {
 	_, err := s.collect(false)
 	return err
@@ -142,7 +203,7 @@ func (s *scanner) collect(keep bool) (flags byte, err error) {
 // asBadPlace leaves the scanner at the record that cannot be read.
 func (s *scanner) asBadPlace(err error) error {
 	s.off = s.start
-	if errors.Is(err, errRead) {
+	if isReadError(err) {
 		return err
 	}
 	return &badPlaceError{s.start, err}
@@ -231,8 +292,8 @@ func parseFragment(b []byte) (fragment, error) {
 		return fragment{}, fmt.Errorf("fragment of %d bytes is cut short: %w", length, io.ErrUnexpectedEOF)
 	}
 	f.data = b[fragmentHeaderBytes : fragmentHeaderBytes+length]
-	if crc32.Checksum(f.data, castagnoli) != binary.BigEndian.Uint32(b[3:]) {
-		return fragment{}, errors.New("fragment has a wrong checksum")
+	if sum := crc32.Checksum(f.data, castagnoli); sum != binary.BigEndian.Uint32(b[3:]) {
+		return fragment{}, fmt.Errorf("fragment of %d bytes has the checksum %08x, want %08x", length, sum, b[3:7])
 	}
 	return f, nil
 }
@@ -248,8 +309,10 @@ func (f fragment) checkPlace(i int, off int64) error {
 	return nil
 }
 
-// errRead says that the file could not be read, for a reason that isn't damage.
-var errRead = errors.New("read segment")
+func isReadError(err error) bool {
+	_, ok := errors.AsType[*ReadError](err)
+	return ok
+}
 
 // window returns the bytes from off, which lies before the end, to the end of its page or of the segment.
 func (s *scanner) window(off int64) ([]byte, error) {
@@ -262,8 +325,8 @@ func (s *scanner) window(off int64) ([]byte, error) {
 	return s.buf[off-s.bufOff : stop-s.bufOff], nil
 }
 
-// fill reads the file from off on. What a broken disk or a file cut short cannot give is replaced by bytes that are
-// no fragment, so that it counts as a bad place and what lies behind it is found.
+// fill reads the file from off on. What a file that was cut short lacks is replaced by bytes that are no fragment, so that
+// it counts as a bad place.
 func (s *scanner) fill(off int64) error {
 	size := int(min(int64(s.ahead), s.end-off))
 	if cap(s.buf) < size {
@@ -271,16 +334,13 @@ func (s *scanner) fill(off int64) error {
 	}
 	s.buf, s.bufOff = s.buf[:size], off
 	n, err := s.file.ReadAt(s.buf, off)
-	if n == size {
-		return nil
-	}
-	if errors.Is(err, syscall.EIO) && size > pageBytes { // page by page, to lose no more than one
+	if isReadError(err) && size > pageBytes { // the page alone, so that the records before the unreadable bytes are found
 		s.buf = s.buf[:min(int64(size), pageBytes-off%pageBytes)]
 		n, err = s.file.ReadAt(s.buf, off)
 	}
-	if n < len(s.buf) && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EIO) {
-		s.buf = s.buf[:0]
-		return fmt.Errorf("%w: %w", errRead, err)
+	if isReadError(err) {
+		s.forget()
+		return err
 	}
 	for i := n; i < len(s.buf); i++ {
 		s.buf[i] = 0xff
@@ -288,9 +348,29 @@ func (s *scanner) fill(off int64) error {
 	return nil
 }
 
-// skipBad moves behind a bad place to the next whole record, and reports whether there is one before the end.
+// skipBad moves behind a bad place to the next whole record, and reports whether there is one before the end. As in next,
+// two reads must agree on it. On an error the scanner is at the bad place again.
 func (s *scanner) skipBad() (bool, error) {
-	return s.search(s.start + 1)
+	bad := s.start
+	found, err := s.search(bad + 1)
+	for tries := 0; err == nil; tries++ {
+		before, at := found, s.off
+		if err = s.reread(); err != nil {
+			break
+		}
+		found, err = s.search(bad + 1)
+		if err == nil && found == before && s.off == at {
+			return found, nil
+		}
+		if err == nil && tries == rereads {
+			if s.growing {
+				return found, nil
+			}
+			err = s.unsteady(bad)
+		}
+	}
+	s.off, s.start = bad, bad
+	return false, err
 }
 
 // seekPage moves to the first whole record that begins in the page with this offset or later.
@@ -298,7 +378,7 @@ func (s *scanner) seekPage(off int64) (bool, error) {
 	s.off = off
 	for off < s.end { // over the rest of a record that begins earlier
 		f, err := s.fragment(off)
-		if errors.Is(err, errRead) {
+		if isReadError(err) {
 			return false, err
 		}
 		if err != nil {
@@ -329,13 +409,13 @@ func (s *scanner) search(off int64) (bool, error) {
 				continue
 			}
 			s.off = off + int64(i)
-			if _, _, err := s.next(); err == nil {
+			if _, _, err := s.tryNext(); err == nil {
 				s.off = s.start
 				return true, nil
-			} else if errors.Is(err, errRead) {
+			} else if isReadError(err) {
 				return false, err
 			}
-			if b, err = s.window(off); err != nil { // next may have moved it
+			if b, err = s.window(off); err != nil { // tryNext may have moved it
 				return false, err
 			}
 		}

@@ -191,7 +191,7 @@ func (t *table) drop(n int) {
 func segmentIndexes(dir string) ([]int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("list segments: %w", err)
+		return nil, readError(dir, err)
 	}
 	var indexes []int
 	for _, e := range entries {

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
-
-	"github.com/prometheus/prometheus/tsdb/wlog"
 )
 
 // knownPlaces bounds how many bad places are remembered, so that a journal that is nothing but damage does not fill the
@@ -111,14 +108,14 @@ func (d dirSource) extent(index int) (extent, error) {
 	if !exists {
 		return e, nil
 	}
-	info, err := os.Stat(wlog.SegmentName(string(d), index))
+	size, err := fileSize(string(d), index)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, nil
 	}
 	if err != nil {
 		return e, err
 	}
-	e.end, e.exists = info.Size(), true
+	e.end, e.exists = size, true
 	return e, nil
 }
 

@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
-
-	"github.com/prometheus/prometheus/tsdb/wlog"
 )
 
 // summary is what the records of a segment say.
@@ -37,16 +34,16 @@ func (s *summary) add(h header) {
 
 // withScanner calls f with a scanner at the beginning of a segment file.
 func withScanner(dir string, index int, f func(*scanner) error) error {
-	file, err := os.Open(wlog.SegmentName(dir, index))
+	file, err := openSegment(dir, index)
 	if err != nil {
-		return fmt.Errorf("open segment: %w", err)
+		return err
 	}
 	defer file.Close()
-	info, err := file.Stat()
+	size, err := file.size()
 	if err != nil {
-		return fmt.Errorf("size of segment: %w", err)
+		return err
 	}
-	return f(newScanner(file, info.Size()))
+	return f(newScanner(file, size))
 }
 
 // verifyFragments checks the checksums of a segment without decompressing its records.
@@ -110,6 +107,9 @@ func summarizeEnds(dir string, index int) (*summary, error) {
 			return err
 		}
 		first, _, err := s.next()
+		if isReadError(err) {
+			return err
+		}
 		if err != nil { // seekPage trusts the first fragment
 			if found, err = s.skipBad(); err != nil || !found {
 				return err
