@@ -14,6 +14,7 @@
 //	<data>/labels.json   the values of their labels
 //	<data>/producer.json who this data directory counts as
 //	<data>/drained.json  how far its events were sent elsewhere; then it is used no more
+//	<data>/ids.json      since when ids are told apart by event type
 //	<data>/meters.json   by which meters each event is counted
 package aggregator
 
@@ -43,6 +44,8 @@ type Config struct {
 	Dir string
 	// Store takes the rollups. Required. It stays open until after Close.
 	Store store.Store
+	// Shared says that other data directories may have counted into the store, with a usaged of another version too.
+	Shared bool
 	// Meters say what is counted beside the events by type and user, until SetMeters says otherwise.
 	Meters []meter.Meter
 	// Labels bound the labels of lifetime totals.
@@ -79,6 +82,7 @@ type Aggregator struct {
 	labels   *labels
 	applier  *applier
 	history  *history
+	ids      idScope
 
 	rebuilder *rebuilder
 	// hurry is how many wait for the offsets in the store to pass quiet stretches.
@@ -142,6 +146,9 @@ func Open(cfg Config) (*Aggregator, error) {
 // begin prepares and starts the applier.
 func (a *Aggregator) begin() (err error) {
 	if a.labels, err = openLabels(a.cfg.Dir, a.cfg.Labels); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	if a.ids, err = openIDScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	a.rebuilder = newRebuilder(a)

@@ -55,7 +55,6 @@ func genStep(daemons, partitions int) *rapid.Generator[step] {
 		}
 		if rapid.Bool().Draw(rt, "has id") {
 			s.ID = rapid.SampledFrom([]string{"1", "2", "3", "4", "5", "6", "7", "8"}).Draw(rt, "id")
-			s.Type = "chat" // copies of an event are of one type
 		}
 		genDetails(rt, &s)
 		return s

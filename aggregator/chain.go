@@ -34,6 +34,8 @@ type chain struct {
 	now     time.Time
 	claims  []store.Claim
 	claimed []uint64           // the events that make the claims
+	checks  []store.Claim      // other ids that must not be taken, see idScope
+	checked []uint64           // the events that make the checks
 	seen    map[[16]byte]int64 // acceptance of the ids of this fold
 	found   []uint64           // duplicates within this fold that have no verdict yet
 
@@ -88,6 +90,7 @@ func (c *chain) reset(e *epoch) {
 	c.unknown = 0
 	c.now = c.p.a.cfg.Now()
 	c.claims, c.claimed, c.found = c.claims[:0], c.claimed[:0], c.found[:0]
+	c.checks, c.checked = c.checks[:0], c.checked[:0]
 	clear(c.seen)
 }
 
@@ -105,20 +108,24 @@ func (c *chain) duplicate(seq uint64, v *event.View) bool {
 	if c.p.verdicts.has(seq) {
 		return true
 	}
-	digest := store.DigestOf(v.UserID, v.ID)
-	if at, ok := c.seen[digest]; ok && within(at, v.AcceptedMillis) {
+	digests := c.p.a.ids.of(v)
+	if digests.near(c.seen, v.AcceptedMillis) {
 		c.found = append(c.found, seq)
 		return true
 	}
-	c.seen[digest] = v.AcceptedMillis
+	c.seen[digests.claim] = v.AcceptedMillis
 	if c.now.UnixMilli()-v.AcceptedMillis > verifiableAge.Milliseconds() {
 		if seq > c.p.checkpoints.newest().Seq { // up to there it has been counted before, when it could be checked
 			c.unknown++
 		}
 		return false
 	}
-	c.claims = append(c.claims, store.Claim{Digest: digest, AcceptedMillis: v.AcceptedMillis})
+	c.claims = append(c.claims, store.Claim{Digest: digests.claim, AcceptedMillis: v.AcceptedMillis})
 	c.claimed = append(c.claimed, seq)
+	for _, other := range digests.others[:digests.n] {
+		c.checks = append(c.checks, store.Claim{Digest: other, AcceptedMillis: v.AcceptedMillis})
+		c.checked = append(c.checked, seq)
+	}
 	return false
 }
 
@@ -146,7 +153,7 @@ const claimCost = 2
 // full says that the fold has as many cells as one Apply should take.
 func (c *chain) full() bool {
 	limit := c.p.a.cfg.Store.MaxCells()
-	return limit > 0 && c.folder.Cells()+claimCost*len(c.claims) >= limit
+	return limit > 0 && c.folder.Cells()+claimCost*(len(c.claims)+len(c.checks)) >= limit
 }
 
 // judge makes durable what a batch builds on: the labels that it uses, and verdicts, which it journals.
@@ -185,6 +192,7 @@ func (c *chain) makeBatch(position uint64) {
 		Days:      delta.Days,
 		Totals:    changed,
 		Claims:    c.claims,
+		Checks:    c.checks,
 	}
 }
 
@@ -214,11 +222,7 @@ func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) erro
 		c.finish(out)
 		return nil
 	case len(out.Taken) > 0:
-		duplicates := make([]uint64, len(out.Taken))
-		for i, taken := range out.Taken {
-			duplicates[i] = c.claimed[taken]
-		}
-		if err := c.refold(duplicates); err != nil {
+		if err := c.refold(c.events(out.Taken)); err != nil {
 			return err
 		}
 		return c.send(ctx)
@@ -229,6 +233,19 @@ func (c *chain) conclude(ctx context.Context, out store.Outcome, err error) erro
 		}
 		return c.moveTo(ctx, out.Offset)
 	}
+}
+
+// events returns the events that make claims or checks of the batch, each of them once.
+func (c *chain) events(taken []int) []uint64 {
+	var set seqSet
+	for _, i := range taken {
+		if i < len(c.claimed) {
+			set.add(c.claimed[i])
+		} else {
+			set.add(c.checked[i-len(c.claimed)])
+		}
+	}
+	return set.all()
 }
 
 // refold folds the batch's events again, without duplicates that the store knows of.

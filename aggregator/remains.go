@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -151,10 +152,11 @@ func (r *Remains) End() uint64 { return r.end }
 //
 // Duplicates are judged as the applier does: by the journalled verdicts, and by the ids of this journal within a day. An id
 // that was used again more than a day later names another event; where both are to be sent the second goes without it, since
-// those who get them at one time would take it for a repetition.
+// those who get them at one time would take it for a repetition. The ids that role user sent are left out too: a producer's
+// token sends the events, and its ids are apart from those of users.
 func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent) error) (*RemainsSummary, error) {
 	sum := &RemainsSummary{}
-	ids := map[[16]byte]remainsID{}
+	ids := remainsIDs{map[[16]byte]int64{}, map[[16]byte]bool{}}
 	all := r.allCounted()
 	err := r.records(ctx, func(rec *journal.Record) error {
 		sum.Missing += rec.Gap
@@ -181,7 +183,7 @@ func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent
 				return nil
 			}
 			e.View, e.Seq = *v, seq
-			if again {
+			if again || v.Bound {
 				e.ID = nil
 			}
 			return f(&e)
@@ -192,27 +194,28 @@ func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent
 	return sum, err
 }
 
-// remainsID is the last event with an id that is no duplicate.
-type remainsID struct {
-	acceptedMillis int64
-	sent           bool // it is one of those that are to be sent
+// remainsIDs has for each id, by its digest, when the last event with it that is no duplicate was accepted, and whether that one
+// is to be sent.
+type remainsIDs struct {
+	accepted map[[16]byte]int64
+	sent     map[[16]byte]bool
 }
 
 // judge says whether an event is a duplicate, and otherwise whether its id is that of another event that is to be sent too.
-func (r *Remains) judge(ids map[[16]byte]remainsID, seq uint64, v *event.View, counted bool) (duplicate, again bool) {
+func (r *Remains) judge(ids remainsIDs, seq uint64, v *event.View, counted bool) (duplicate, again bool) {
 	if len(v.ID) == 0 || v.AcceptedMillis < r.idsFrom.UnixMilli() {
 		return false, false
 	}
 	if r.verdicts.has(seq) {
 		return true, false
 	}
-	digest := store.DigestOf(v.UserID, v.ID)
-	last, known := ids[digest]
-	if known && within(last.acceptedMillis, v.AcceptedMillis) {
+	digests := idScope{unscopedUntil: math.MaxInt64}.of(v) // older ids that are a day away are no duplicates anyway
+	if digests.near(ids.accepted, v.AcceptedMillis) {
 		return true, false
 	}
-	ids[digest] = remainsID{v.AcceptedMillis, !counted}
-	return false, known && last.sent
+	again = ids.sent[digests.claim]
+	ids.accepted[digests.claim], ids.sent[digests.claim] = v.AcceptedMillis, !counted
+	return false, again
 }
 
 func (s *RemainsSummary) note(v *event.View) {

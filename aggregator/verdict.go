@@ -106,6 +106,17 @@ func (s *seqSet) has(seq uint64) bool {
 	return found
 }
 
+// all returns the sequence numbers in ascending order.
+func (s *seqSet) all() []uint64 {
+	var seqs []uint64
+	for _, r := range s.runs {
+		for seq := r.First; seq <= r.Last; seq++ {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs
+}
+
 // len returns how many sequence numbers up to and including last are in the set.
 func (s *seqSet) len(last uint64) uint64 {
 	n := uint64(0)

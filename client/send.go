@@ -19,7 +19,7 @@ const eventsPath = "/api/v1/usage/events"
 
 // Event is one usage event to be sent.
 type Event struct {
-	// ID names the event among those of its user: the server counts an id once within 24 hours. Send makes one where it
+	// ID names the event among those of its user and type: the server counts an id once within 24 hours. Send makes one where it
 	// is empty.
 	ID string `json:"id,omitempty"`
 	// UserID is who did it. Empty means the token's own user.

@@ -32,7 +32,8 @@ type Origin struct {
 	Token string
 	// User counts where an event names no user.
 	User string
-	// Bound says that the poster may neither name another user nor set created_at.
+	// Bound says that the poster has the role user: it may neither name another user nor set created_at, and its ids are
+	// compared only with those that this role sent.
 	Bound bool
 	// AcceptedAt is the server's time.
 	AcceptedAt time.Time
@@ -484,7 +485,10 @@ func (d *Decoder) slotOf(typ []byte) int {
 func (d *Decoder) append(f *fields) {
 	var flags byte
 	if f.seen&hasID != 0 {
-		flags |= flagID
+		flags |= flagID | flagTypedID
+	}
+	if d.origin.Bound {
+		flags |= flagBound
 	}
 	if len(f.source) > 0 {
 		flags |= flagSource

@@ -37,7 +37,7 @@ const Other = "__other__"
 
 // Event is one accepted event.
 type Event struct {
-	// ID names the event among those of its user. The server makes a UUIDv7 where the client sent none.
+	// ID names the event among those of its user and type. The server makes a UUIDv7 where the client sent none.
 	ID string
 	// ClientID says that the client chose ID. Only such ids are checked for duplicates.
 	ClientID bool

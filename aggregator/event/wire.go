@@ -9,7 +9,7 @@ import (
 
 // An encoded event, as the journal keeps it. Strings are a uvarint length and bytes.
 //
-//	byte     flags: 1 id, 2 source, 4 created_at (8…128 are zero)
+//	byte     flags: 1 id, 2 source, 4 created_at, 8 the id names an event of its type, 16 posted by role user (32…128 are zero)
 //	uvarint  accepted_at, Unix milliseconds
 //	varint   created_at, Unix nanoseconds        only with flag 4; otherwise it is accepted_at
 //	string   token
@@ -20,12 +20,17 @@ import (
 //	uvarint  number of metadata pairs
 //	string × 2 per pair: key, value
 //
+// Entries with an id and without flag 8 are of versions in which an id named one event of its user whatever the type. They do
+// not say which role posted them either.
+//
 // An id that the server makes is not stored: ServerID derives it from the event's place in the journal.
 const (
 	flagID = 1 << iota
 	flagSource
 	flagCreated
-	flagsKnown = flagID | flagSource | flagCreated
+	flagTypedID
+	flagBound
+	flagsKnown = flagID | flagSource | flagCreated | flagTypedID | flagBound
 )
 
 var errEncoding = errors.New("not an encoded event")
@@ -39,6 +44,11 @@ type View struct {
 	Token, Type, UserID, Source []byte
 	// ID is empty where the client sent none.
 	ID []byte
+	// TypedID says that ID names one event of this user and type. Otherwise it is of an older version, in which it named one
+	// event of this user.
+	TypedID bool
+	// Bound says that the poster had the role user, which posts only as itself. Where TypedID is false it is not known.
+	Bound bool
 
 	pairs int
 	meta  []byte
@@ -58,6 +68,7 @@ func Parse(entry []byte, v *View) error {
 	}
 	v.Token, v.Type, v.UserID = r.bytes(), r.bytes(), r.bytes()
 	v.ID, v.Source = nil, nil
+	v.TypedID, v.Bound = flags&flagTypedID != 0, flags&flagBound != 0
 	if flags&flagID != 0 {
 		v.ID = r.bytes()
 	}

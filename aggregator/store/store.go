@@ -64,7 +64,7 @@ type Store interface {
 	//     the caller knows what was counted of its own events.
 	//  2. Unless the producer's offset in the partition equals batch.Prev (an unknown producer has offset 0) it changes
 	//     nothing and returns the offset found, so that the caller rewinds or skips to it.
-	//  3. If one of batch.Claims is taken it changes nothing and returns which ones are.
+	//  3. If one of batch.Claims or batch.Checks is taken it changes nothing and returns which ones are.
 	//  4. Otherwise it adds batch.Days, overwrites the lifetime totals in batch.Totals, records the claims, sets the
 	//     offset to batch.Last and the session to batch.Session, and gives every touched day a new version. A cell that
 	//     would exceed meter.MaxTotal stays there.
@@ -118,11 +118,13 @@ type Batch struct {
 	// Totals are the new absolute values of those lifetime totals that changed.
 	Totals meter.Totals
 	Claims []Claim
+	// Checks must not be taken either, but are not recorded.
+	Checks []Claim
 }
 
 // Claim reserves an event id for the event that is counted.
 type Claim struct {
-	// Digest stands for the user and the id, see DigestOf.
+	// Digest stands for the id and its scope, see DigestOf.
 	Digest [16]byte
 	// AcceptedMillis is when the event was accepted, in milliseconds since 1970.
 	AcceptedMillis int64
@@ -134,7 +136,8 @@ type Outcome struct {
 	// holds.
 	Applied bool
 	Offset  uint64
-	// Taken are the indices of the claims that were taken already, in ascending order; the batch did not take effect.
+	// Taken are the indices of the claims that were taken already, in ascending order; the batch did not take effect. Those of
+	// the batch's checks follow those of its claims: len(Claims) is the first check.
 	Taken []int
 	// Overflow counts what was added under event.Other for want of room. Where the batch did not take effect because of the
 	// offset it is that of the batch which ended at Offset, whose reply may have been lost. A store forgets it with the

@@ -226,6 +226,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 	d.agg, err = aggregator.Open(aggregator.Config{
 		Dir:            d.cfg.dataDir,
 		Store:          st,
+		Shared:         d.cfg.redis.URL != "",
 		Meters:         meters,
 		Retention:      d.cfg.retentionDays,
 		RetentionBytes: int64(d.cfg.retentionSize),

@@ -46,7 +46,7 @@ end
 
 -- The claims, by day of acceptance: the expiry, the mark of the day and those of the days before and after, whether keys of
 -- the day after are given, then per claim the keys of its bucket on the day, the day before and the day after, the digest,
--- the time of day and the place; at last the spans of ids that this batch accepted more than once.
+-- the time of day, the place and whether it is recorded; at last the spans of ids that this batch accepted more than once.
 --
 -- The value of a claim is its time of day, or the first and the last, as in '17,42'.
 local function clash(value, at, shift)
@@ -77,7 +77,7 @@ for _, day in ipairs(claims) do
   local before, after = redis.call('EXISTS', KEYS[day[3]]) == 1, redis.call('EXISTS', KEYS[day[4]]) == 1
   if after and not day[5] then return {'later', offset} end
   local list = day[6]
-  for i = 1, #list, 6 do
+  for i = 1, #list, 7 do
     local digest, at = list[i + 3], list[i + 4]
     if held(KEYS[list[i]], digest, at, 0)
       or before and held(KEYS[list[i + 1]], digest, at, -DAY)
@@ -240,10 +240,12 @@ end
 -- The claims.
 for _, day in ipairs(claims) do
   local list, spans = day[6], day[7]
-  for i = 1, #list, 6 do
-    local key = KEYS[list[i]]
-    redis.call('HSET', key, list[i + 3], list[i + 4])
-    redis.call('EXPIREAT', key, day[1])
+  for i = 1, #list, 7 do
+    if list[i + 6] then
+      local key = KEYS[list[i]]
+      redis.call('HSET', key, list[i + 3], list[i + 4])
+      redis.call('EXPIREAT', key, day[1])
+    end
   end
   for i = 1, #spans, 3 do redis.call('HSET', KEYS[spans[i]], spans[i + 1], spans[i + 2]) end
 end

@@ -25,7 +25,7 @@ const chunkCells = 3_500
 //	day     [expiry, version, version key, types key, key of __other__, [type, …], [count, …], [rollup, …]]
 //	rollup  [key, place of its type or 0, by reference, chunks]
 //	claims  [expiry, mark, mark of the day before, mark of the day after, keys of the day after are given, [claim…], [span…]]
-//	claim   bucket, bucket of the day before, bucket of the day after or 0, digest, time of day, place
+//	claim   bucket, bucket of the day before, bucket of the day after or 0, digest, time of day, place, whether it is recorded
 //	span    bucket, digest, "first,last"
 //	chunk   [total, key, total, key, …]
 //
@@ -56,7 +56,7 @@ func encode(space *keyspace, b *store.Batch, newest event.Day) (*request, error)
 	for day, delta := range b.Days {
 		r.day(day, delta)
 	}
-	r.claims(b.Claims, newest)
+	r.claims(slices.Concat(b.Claims, b.Checks), len(b.Claims), newest)
 	return r, nil
 }
 
@@ -159,8 +159,8 @@ type bucketOn struct {
 }
 
 // claims writes the claims by their day of acceptance. Claims of later days than newest are unknown to us; for days before
-// it, the keys of the day after are given.
-func (r *request) claims(claims []store.Claim, newest event.Day) {
+// it, the keys of the day after are given. Those from recorded on are only compared.
+func (r *request) claims(claims []store.Claim, recorded int, newest event.Day) {
 	byDay := make(map[event.Day][]int)
 	for i, c := range claims {
 		day, _ := acceptedOn(c.AcceptedMillis)
@@ -177,7 +177,7 @@ func (r *request) claims(claims []store.Claim, newest event.Day) {
 		h.uint(r.key(r.space.idsMark(day + 1)))
 		h.bool(day < newest)
 		prefixes := [3]string{r.space.ids(day), r.space.ids(day - 1), r.space.ids(day + 1)}
-		h.array(6 * len(members))
+		h.array(7 * len(members))
 		for _, i := range members {
 			bucket := r.space.bucket(claims[i].Digest)
 			h.uint(r.bucket(buckets, bucketOn{day, bucket}, prefixes[0]))
@@ -191,8 +191,9 @@ func (r *request) claims(claims []store.Claim, newest event.Day) {
 			h.string(string(claims[i].Digest[:]))
 			h.uint(millis)
 			h.uint(uint64(i))
+			h.bool(i < recorded)
 		}
-		r.spans(claims, members, buckets, day)
+		r.spans(claims[:recorded], members, buckets, day)
 	}
 }
 
@@ -214,6 +215,9 @@ func (r *request) spans(claims []store.Claim, members []int, places map[bucketOn
 	seen := make(map[[16]byte]span, len(members))
 	var repeated [][16]byte
 	for _, i := range members {
+		if i >= len(claims) {
+			break // members are in ascending order, and the others are not recorded
+		}
 		_, millis := acceptedOn(claims[i].AcceptedMillis)
 		s, again := seen[claims[i].Digest]
 		if !again {

@@ -79,7 +79,7 @@ func TestHostileNames(t *testing.T) {
 			}
 			b.Totals[meter.Series{Family: name, A: user, B: name}] = 7
 		}
-		b.Claims = []store.Claim{{Digest: store.DigestOf([]byte("u"), []byte(b.Producer)), AcceptedMillis: time.Now().UnixMilli()}}
+		b.Claims = []store.Claim{{Digest: store.DigestOf(store.ServiceIDs, []byte("u"), nil, []byte(b.Producer)), AcceptedMillis: time.Now().UnixMilli()}}
 		if out, err := s.Apply(rt.Context(), b); err != nil || !out.Applied {
 			rt.Fatalf("Apply = %+v, %v", out, err)
 		}

@@ -80,7 +80,7 @@ func claimsBatch(offset uint64, n int) *store.Batch {
 	now := time.Now().UnixMilli()
 	b := &store.Batch{Producer: "p", Session: 1, Prev: offset, Last: offset + 1}
 	for i := range n {
-		b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(nil, fmt.Append(nil, offset, i)), AcceptedMillis: now + int64(i)})
+		b.Claims = append(b.Claims, store.Claim{Digest: store.DigestOf(store.ServiceIDs, nil, nil, fmt.Append(nil, offset, i)), AcceptedMillis: now + int64(i)})
 	}
 	return b
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
@@ -71,7 +72,11 @@ func (a *application) run() error {
 		return nil
 	}
 	claims := sortClaims(b.Claims)
-	if err := a.findTaken(claims); err != nil || len(a.out.Taken) > 0 {
+	sought := claims
+	if len(b.Checks) > 0 {
+		sought = sortClaims(slices.Concat(b.Claims, b.Checks))
+	}
+	if err := a.findTaken(sought); err != nil || len(a.out.Taken) > 0 {
 		return err
 	}
 	if session < b.Session {

@@ -268,7 +268,7 @@ func TestExpireWalksThroughManyClaims(t *testing.T) {
 	claims := make([]store.Claim, 1000) // over several days, every second one old
 	for i := range claims {
 		age := time.Duration(i%2)*store.ClaimLifetime + time.Duration(i)*time.Minute
-		claims[i] = store.Claim{Digest: store.DigestOf(nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()}
+		claims[i] = store.Claim{Digest: store.DigestOf(store.ServiceIDs, nil, nil, []byte(strconv.Itoa(i))), AcceptedMillis: now.Add(-age).UnixMilli()}
 	}
 	for p := range 2 {
 		mustApply(t, s, &store.Batch{Producer: "p", Partition: p, Last: 1, Claims: claims})

@@ -81,6 +81,17 @@ var claimPromises = []promise{
 		b.Producer = "q"
 		f.wantTaken(b, 0)
 	}},
+	{"compares checks with the claims, and doesn't record them", func(f *fixture) {
+		f.mustApply(f.claiming(0, claim(1, f.now), claim(3, f.now)))
+		check := f.claiming(1, claim(2, f.now), claim(3, f.now))
+		check.Checks = []store.Claim{claim(4, f.now), claim(1, f.now), claim(4, f.now.Add(time.Minute)), claim(1, f.now.Add(30*time.Hour))}
+		f.wantTaken(check, 1, 3)
+		check.Claims = check.Claims[:1]
+		f.wantTaken(check, 2)
+		check.Checks = []store.Claim{claim(4, f.now), claim(4, f.now.Add(time.Minute)), claim(5, f.now.Add(-24*time.Hour))}
+		f.mustApply(check)
+		f.wantTaken(f.claiming(2, claim(4, f.now), claim(5, f.now), claim(2, f.now)), 2)
+	}},
 	{"tells digests apart that differ in one bit", func(f *fixture) {
 		var claims []store.Claim
 		for i := range 128 {
@@ -110,7 +121,7 @@ var claimPromises = []promise{
 	{"takes thousands of claims at once", func(f *fixture) {
 		b := f.batch(0, 1)
 		for i := range 3000 {
-			digest := store.DigestOf([]byte("user"), []byte{byte(i), byte(i >> 8)})
+			digest := store.DigestOf(store.ServiceIDs, []byte("user"), nil, []byte{byte(i), byte(i >> 8)})
 			b.Claims = append(b.Claims, store.Claim{Digest: digest, AcceptedMillis: f.now.UnixMilli()})
 		}
 		f.mustApply(b)

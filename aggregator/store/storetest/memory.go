@@ -75,7 +75,7 @@ func (m *Memory) Apply(ctx context.Context, b *store.Batch) (store.Outcome, erro
 	if known.Offset != b.Prev {
 		return store.Outcome{Offset: known.Offset, Overflow: p.overflows[b.Producer]}, nil
 	}
-	if taken := p.taken(b.Claims); len(taken) > 0 {
+	if taken := p.taken(slices.Concat(b.Claims, b.Checks)); len(taken) > 0 {
 		return store.Outcome{Offset: known.Offset, Taken: taken}, nil
 	}
 	out := store.Outcome{Applied: true, Offset: b.Last}
