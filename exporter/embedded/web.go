@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/grafana/regexp"
 	remoteapi "github.com/prometheus/client_golang/exp/api/remote"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
@@ -27,6 +28,10 @@ import (
 
 // apiPath is where Prometheus' HTTP API is, below which its clients expect it.
 const apiPath = "/prometheus/api/v1"
+
+// noOrigin matches no origin: a page of another host may not read answers in its visitors' browsers. Without an expression the API
+// panics at every request that has an Origin header.
+var noOrigin = regexp.MustCompile(`[^\s\S]`)
 
 // newHandler assembles the HTTP API. Its constructor takes everything by position; what this daemon does not have is nil or
 // off: administration, search, OTLP, remote read's limits are Prometheus' defaults.
@@ -53,7 +58,7 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 		func(context.Context) webapi.RulesRetriever { return r.rules },
 		5e7, 10, 1048576, // remote read: samples, concurrency, bytes in a frame
 		false, // agent
-		nil,   // CORS
+		noOrigin,
 		func() (webapi.RuntimeInfo, error) { return r.runtimeInfo(cfg, started), nil },
 		&webapi.PrometheusVersion{
 			Version: prometheusVersion(), Revision: version.GetRevision(), Branch: version.Branch,
