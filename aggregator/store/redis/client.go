@@ -36,6 +36,10 @@ func newClient(t *target, cfg Config) (client.UniversalClient, error) {
 			return nil, err
 		}
 	}
+	if cfg.TLS != (TLS{}) && !t.tls {
+		return nil, errors.New("files or a name for TLS are given, and the URL is one without TLS: begin it with rediss://, rediss+sentinel:// or " +
+			"rediss+cluster://, or leave the --redis.tls flags out")
+	}
 	opt := &client.UniversalOptions{
 		Addrs:      t.addrs,
 		MasterName: t.master,

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -152,6 +154,10 @@ func (t *target) readHosts(hosts string) error {
 		if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 			name, port = host[:i], host[i+1:]
 		}
+		name, err := readHost(name)
+		if err != nil {
+			return err
+		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return errors.New("a port of the URL is not a number; reserved characters in a password must be percent-encoded")
 		}
@@ -165,6 +171,33 @@ func (t *target) readHosts(hosts string) error {
 	}
 	return nil
 }
+
+// readHost checks a name or an address, which nobody could dial otherwise. It returns the form that package net dials: an IPv6
+// address keeps its brackets, and its zone, which RFC 6874 writes behind %25, stands behind a single %.
+func readHost(host string) (string, error) {
+	inner, opened := strings.CutPrefix(host, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	switch {
+	case opened && closed:
+		address, zone, zoned := strings.Cut(inner, "%")
+		ip, err := netip.ParseAddr(address)
+		zone = strings.TrimPrefix(zone, "25")
+		if err != nil || !ip.Is6() || zoned && !hostForm.MatchString(zone) {
+			return "", errors.New("the brackets of the URL must hold an IPv6 address, as [2001:db8::1] or [fe80::1%25eth0]")
+		}
+		if zoned {
+			address += "%" + zone
+		}
+		return "[" + address + "]", nil
+	case strings.Contains(host, ":"):
+		return "", errors.New("an IPv6 address of the URL needs brackets, as redis://[2001:db8::1]:6379; reserved characters in a password must be percent-encoded")
+	case host != "" && !hostForm.MatchString(host):
+		return "", errors.New("a host of the URL is neither a name nor an address; reserved characters in a password must be percent-encoded")
+	}
+	return host, nil
+}
+
+var hostForm = regexp.MustCompile(`^[\pL\pN._-]+$`)
 
 func (t *target) readPath(path string) error {
 	db := path

@@ -289,6 +289,16 @@ func TestBadConfig(t *testing.T) {
 		{"refuses a bad database", redis.Config{URL: "redis://u:" + secret + "@h/" + secret}},
 		{"refuses a database of a cluster", redis.Config{URL: "redis+cluster://u:" + secret + "@h/1"}},
 		{"refuses Sentinels without a master", redis.Config{URL: "redis+sentinel://u:" + secret + "@h"}},
+		{"refuses an IPv6 address without brackets", redis.Config{URL: "redis://::1:6379"}},
+		{"refuses one with a zone and a database", redis.Config{URL: "redis://u:" + secret + "@fe80::1:6379/0"}},
+		{"refuses one among the hosts of a cluster", redis.Config{URL: "redis+cluster://u:" + secret + "@a:1,::1:6379"}},
+		{"refuses one among Sentinels", redis.Config{URL: "redis+sentinel://u:" + secret + "@[::1]:1,fe80::2:26379/usage"}},
+		{"refuses brackets without an address", redis.Config{URL: "redis://u:" + secret + "@[host]:1"}},
+		{"refuses brackets around IPv4", redis.Config{URL: "redis://[127.0.0.1]:1"}},
+		{"refuses a bracket that is not closed", redis.Config{URL: "redis://[::1:6379"}},
+		{"refuses a host with a blank", redis.Config{URL: "redis://u:" + secret + "@a b:1"}},
+		{"refuses files for TLS without TLS", redis.Config{URL: "redis://u:" + secret + "@h", TLS: redis.TLS{CAFile: empty}}},
+		{"refuses a name for TLS without TLS", redis.Config{URL: "redis+cluster://h", TLS: redis.TLS{ServerName: "h"}}},
 		{"refuses an unknown parameter", redis.Config{URL: "redis://h?password=" + secret}},
 		{"refuses a relative socket", redis.Config{URL: "unix://u:" + secret + "@tmp/sock"}},
 		{"refuses a missing password file", redis.Config{URL: "redis://h", PasswordFile: filepath.Join(dir, "missing")}},
@@ -318,7 +328,8 @@ func TestBadConfig(t *testing.T) {
 func TestGoodURLs(t *testing.T) {
 	t.Parallel()
 	for _, u := range []string{
-		"redis://h", "redis://h:1/3", "redis://:pw@h", "redis://u@h/", "redis://[::1]:6379", "redis://[::1]", "rediss://h", "unix:///tmp/s",
+		"redis://h", "redis://h:1/3", "redis://:pw@h", "redis://u@h/", "redis://[::1]:6379", "redis://[::1]", "redis://[fe80::1%25lo]:6379", "redis://[fe80::1%lo]", "redis+cluster://[::1]:1,[2001:db8::2]",
+		"redis://127.0.0.1:6379", "redis://höst_1.example-2.:6379", "rediss://h", "unix:///tmp/s",
 		"unix://u:pw@/tmp/s?db=2", "redis+sentinel://a,b:26380,c/usage/2?sentinel_password=x", "rediss+sentinel://u:p@a/usage",
 		"redis+cluster://a:1,b:2", "rediss+cluster://u:p@a",
 	} {
