@@ -368,7 +368,7 @@ func (d *Decoder) readCreated() bool {
 		d.fault(CodeNotAllowed, "a token with the role user must leave created_at to the server")
 		return true
 	}
-	t, ok := parseTime(d.unquoted(raw))
+	t, ok := ParseTime(d.unquoted(raw))
 	switch {
 	case !ok:
 		d.fault(CodeBadTime, "created_at must be in RFC 3339, as 2006-01-02T15:04:05Z")

@@ -62,6 +62,48 @@ func TestDecodeReadsEveryField(t *testing.T) {
 	}
 }
 
+func TestDecodeReadsTheTimesOfRFC3339(t *testing.T) {
+	lastMoment := time.Date(2026, 3, 9, 23, 59, 59, 999999999, time.UTC)
+	for text, want := range map[string]time.Time{
+		"2026-03-09t23:59:59z":            time.Date(2026, 3, 9, 23, 59, 59, 0, time.UTC),
+		"2026-03-09t22:59:59.5-01:00":     time.Date(2026, 3, 9, 23, 59, 59, 5e8, time.UTC),
+		"2026-03-09T23:59:60Z":            lastMoment,
+		"2026-03-09t15:59:60.25-08:00":    lastMoment,
+		"2026-03-10T05:29:60+05:30":       lastMoment,
+		"2026-03-09T23:59:59.9999999999Z": lastMoment,
+	} {
+		b, err := event.NewDecoder().Decode([]byte(`{"event_type":"x","created_at":"`+text+`"}`), event.JSON, origin())
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := events(t, b)[0].CreatedAt; !got.Equal(want) {
+			t.Errorf("%s is read as %s, want %s", text, got, want)
+		}
+	}
+}
+
+// The scope of an id is told by who posts it, and entries of older versions, which say nothing of it, are still read.
+func TestEntriesSayWhoseIDsTheyHave(t *testing.T) {
+	for _, bound := range []bool{false, true} {
+		from := origin()
+		from.Bound = bound
+		b, err := event.NewDecoder().Decode([]byte(`{"id":"1","event_type":"x"}`), event.JSON, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry := b.Entries[1:]
+		var v event.View
+		if err := event.Parse(entry, &v); err != nil || !v.TypedID || v.Bound != bound {
+			t.Errorf("posted by role user %t: the entry says %t, its id is of a type %t, %v", bound, v.Bound, v.TypedID, err)
+		}
+		entry[0] &^= 8 | 16
+		if err := event.Parse(entry, &v); err != nil || v.TypedID || v.Bound || string(v.ID) != "1" {
+			t.Errorf("an entry of an older version: %+v, %v", v, err)
+		}
+	}
+}
+
 func TestDecodeFillsWhatIsAbsent(t *testing.T) {
 	d := event.NewDecoder()
 	b, err := d.Decode([]byte("{\"event_type\":\"x\"}\n\n {\"event_type\":\"y\",\"metadata\":{}}\r\n"), event.NDJSON, origin())
@@ -150,6 +192,8 @@ func TestDecodeNamesEveryFault(t *testing.T) {
 		"a value that is too long":    {body: `{"event_type":"x","metadata":{"a":"` + long(8193) + `"}}`, faults: "/metadata/a too_long"},
 		"too much metadata": {body: `{"event_type":"x","metadata":{"a":"` + long(8192) + `","b":"` + long(8192) + `","c":"` + long(8192) + `","d":"` + long(8192) + `"}}`,
 			faults: "/metadata too_long"},
+		"second 60 by day":           {body: `{"event_type":"x","created_at":"2026-03-09T12:59:60Z"}`, faults: "/created_at bad_time"},
+		"second 61":                  {body: `{"event_type":"x","created_at":"2026-03-09T23:59:61Z"}`, faults: "/created_at bad_time"},
 		"a time without a zone":      {body: `{"event_type":"x","created_at":"2026-03-10T12:00:00"}`, faults: "/created_at bad_time"},
 		"an hour of one digit":       {body: `{"event_type":"x","created_at":"2026-03-10T9:00:00Z"}`, faults: "/created_at bad_time"},
 		"a comma for the fraction":   {body: `{"event_type":"x","created_at":"2026-03-10T09:00:00,5Z"}`, faults: "/created_at bad_time"},

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -95,8 +96,26 @@ func AppendTime(dst []byte, nanos int64) []byte {
 
 const firstOfYear10000 = 253_402_300_800
 
-// parseTime reads a time of RFC 3339. It refuses what package time takes beyond that (go.dev/issue/54580): an hour of one digit, a
-// comma before the fraction, an offset of 24 hours or with 60 minutes.
+// ParseTime reads a time of RFC 3339. It refuses what package time takes beyond that (go.dev/issue/54580): an hour of one digit, a
+// comma before the fraction, an offset of 24 hours or with 60 minutes. It takes what package time refuses: t and z in lower case
+// (section 5.6), and a leap second (section 5.7), which is the last moment of its minute, so that its day is the right one.
+func ParseTime(text []byte) (t time.Time, ok bool) {
+	if t, ok = parseTime(text); ok || len(text) < len("2006-01-02t15:04:05z") {
+		return t, ok
+	}
+	const place = len("2006-01-02T15:04:")
+	upper := bytes.ToUpper(text)
+	if !bytes.Equal(upper[place:place+2], []byte("60")) {
+		return parseTime(upper)
+	}
+	copy(upper[place:], "59")
+	t, ok = parseTime(upper)
+	if utc := t.UTC(); !ok || utc.Hour() != 23 || utc.Minute() != 59 {
+		return t, false // leap seconds are the last of a day of UTC
+	}
+	return t.Truncate(time.Second).Add(time.Second - time.Nanosecond), true
+}
+
 func parseTime(text []byte) (t time.Time, ok bool) {
 	if t.UnmarshalText(text) != nil || text[len("2006-01-02T1")] == ':' || text[len("2006-01-02T15:04:05")] == ',' {
 		return t, false
