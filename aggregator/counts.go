@@ -32,14 +32,14 @@ func (c counts) admit(eventType string) string {
 func (c counts) add(eventType string, n uint64) { c[c.admit(eventType)] += n }
 
 // addTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
-// under which an event type is counted. A total stays at meter.MaxTotal.
+// under which an event type is counted. A total stays at meter.MaxLifetime.
 func addTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {
 	changed := meter.Totals{}
 	for s, n := range increments {
 		if meter.TypeFamily(s.Family) {
 			s.A = admitted(s.A)
 		}
-		totals[s] = min(totals[s]+n, meter.MaxTotal)
+		totals[s] = min(totals[s]+n, meter.MaxLifetime)
 		changed[s] = totals[s]
 	}
 	return changed

@@ -61,7 +61,7 @@ func (n *naiveMeters) set(meters []meter.Meter) {
 
 func (n *naiveMeters) accept(events []sent, now time.Time) {
 	for _, e := range events {
-		if key := e.UserID + "\x00" + e.ID; e.ID != "" {
+		if key := e.UserID + "\x00" + e.Type + "\x00" + e.ID; e.ID != "" {
 			if at, ok := n.latest[key]; ok && now.Sub(at) < store.DuplicateWindow {
 				continue
 			}

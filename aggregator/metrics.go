@@ -23,7 +23,7 @@ type aggregatorMetrics struct {
 var help = map[string]string{
 	"usaged_applied_events_total":        "Events applied to the store and counted, by this process.",
 	"usaged_duplicate_events_total":      "Events applied to the store as duplicates by id, by this process.",
-	"usaged_bad_values_total":            "Metadata values that should have been integers from 0 to 2^53 and added 0.",
+	"usaged_bad_values_total":            "Metadata values that should have been whole numbers from 0 to the meter's limit, and added 0.",
 	"usaged_expired_events_total":        "Events that were applied after their day had left the retention window; they add to lifetime totals only.",
 	"usaged_ids_unverified_total":        "Events counted without a check for duplicates, since they were applied more than 48 hours after their acceptance.",
 	"usaged_overflow_total":              "Events (kind types) and sums (kind references) counted under __other__ because a limit per day was reached.",

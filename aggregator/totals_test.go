@@ -85,7 +85,7 @@ func families(e sent) map[string]uint64 {
 	if total > prompt+completion {
 		add(total-prompt-completion, "tokens", model, "other")
 	}
-	if _, has := e.Metadata["total_tokens"]; !has {
+	if total == 0 {
 		total = prompt + completion
 	}
 	set := strings.ReplaceAll(orUnknown(e.Metadata["project"]), "&", "%26") + "&" + strings.ReplaceAll(model, "&", "%26")

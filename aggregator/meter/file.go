@@ -38,9 +38,26 @@ func Parse(name string, data []byte) ([]Meter, error) {
 	return append(known, meters...), nil
 }
 
+// limitTokens sets the limit of the built-in meter of tokens.
+func limitTokens(f *yamlfile.File, known []Meter, most uint64) {
+	if most == 0 {
+		return
+	}
+	if most > MaxTotal {
+		f.Fault(yamlfile.Line(f.Root, "max_tokens"), "max_tokens is %d: at most %d (2^53), up to which every store counts exactly", most, uint64(MaxTotal))
+	}
+	for i := range known {
+		if known[i].tokens() {
+			known[i].Max = most
+		}
+	}
+}
+
 // metersFile is the form of a file.
 type metersFile struct {
 	Meters []Meter `yaml:"meters"`
+	// MaxTokens is the Max of the built-in meter of tokens, 0 for what it brings.
+	MaxTokens uint64 `yaml:"max_tokens"`
 }
 
 // parse reads the meters of a file beside those known already.
@@ -49,6 +66,7 @@ func parse(name string, data []byte, known []Meter) ([]Meter, error) {
 	file := yamlfile.Parse(name, data)
 	file.Decode(&meters)
 	check(file, known)
+	limitTokens(file, known, meters.MaxTokens)
 	if err := file.Err(); err != nil {
 		return nil, err
 	}
@@ -133,6 +151,12 @@ func checkMeter(f *yamlfile.File, m *located, known []Meter) {
 		if t == "" || len(t) > event.MaxTypeBytes {
 			f.Fault(m.line("events"), "the event type %q does not have 1 to %d bytes", t, event.MaxTypeBytes)
 		}
+	}
+	if m.Max > MaxTotal {
+		f.Fault(m.line("max"), "max is %d: at most %d (2^53), up to which every store counts exactly", m.Max, uint64(MaxTotal))
+	}
+	if m.Max != 0 && m.counts() {
+		f.Fault(m.line("max"), "max bounds the value of an event, and the meter has none: leave it out, or name a `value` or `sum`")
 	}
 	checkKeys(f, m, "reference", m.Reference)
 	checkKeys(f, m, "value", m.Value)

@@ -71,6 +71,19 @@ func TestAFileOfMetersIsReadBesideTheBuiltins(t *testing.T) {
 	}
 }
 
+func TestMaxTokensLimitsTheBuiltinMeter(t *testing.T) {
+	meters, err := meter.Parse("m.yml", []byte("max_tokens: 77\nmeters: []\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta, stats := fold(t, meters, 0, []sent{
+		{"u", "chat", map[string]string{"total_tokens": "77"}, now, ""}, {"u", "chat", map[string]string{"total_tokens": "78"}, now, ""},
+	})
+	if n := delta.Totals[meter.Series{Family: meter.FamilyTokens, A: "unknown", B: "other"}]; n != 77 || stats.BadValues != 1 {
+		t.Errorf("%d tokens and %d bad values, want 77 and 1", n, stats.BadValues)
+	}
+}
+
 func TestTooManyMetersAreRefused(t *testing.T) {
 	file := "meters:\n"
 	for i := range meter.MaxMeters {
@@ -112,6 +125,7 @@ func TestTheKeySaysWhatIsCounted(t *testing.T) {
 		"all":       edit(func(m *meter.Meter) { m.Events = nil }),
 		"reference": edit(func(m *meter.Meter) { m.Reference = "" }),
 		"value":     edit(func(m *meter.Meter) { m.Value = "x" }),
+		"max":       edit(func(m *meter.Meter) { m.Max = 5 }),
 		"sum":       edit(func(m *meter.Meter) { m.Sum = []string{"xy"} }),
 	} {
 		if seen[key] != "" {

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"math"
 	"slices"
 	"unicode/utf8"
 
@@ -21,6 +22,10 @@ type Folder struct {
 	cells int // see Cells
 
 	values []value // of the event being folded, by index in keys
+	// tooMuch says that the values of the event being folded are good one by one, but not together. See total.
+	tooMuch bool
+	// mostTokens is the limit of the built-in meter of tokens.
+	mostTokens uint64
 
 	lifetime lifetime
 }
@@ -38,13 +43,23 @@ type value struct {
 	text   []byte // nil where the event has none
 	number uint64
 	parsed bool // number is known
+	wrong  bool // it was counted as a bad value
 }
+
+// reading is what was found where a number should be.
+type reading int
+
+const (
+	absent reading = iota
+	bad            // no number, or one beyond the limit: it adds 0
+	good
+)
 
 // Stats counts what a fold met besides the sums.
 type Stats struct {
 	// Events and Duplicates are the events folded, by whether they were counted.
 	Events, Duplicates uint64
-	// BadValues counts metadata values that should have been integers from 0 to 2^53; each added 0.
+	// BadValues counts metadata values that should have been whole numbers from 0 to a meter's limit; each added 0.
 	BadValues uint64
 	// Expired counts events whose day had left the retention window; they add to lifetime totals only.
 	Expired uint64
@@ -81,7 +96,7 @@ type meterFold struct {
 // NewFolder returns a folder for meters. labels are those of the lifetime totals; nil will do where these are not asked
 // for.
 func NewFolder(meters []Meter, labels *Labels) *Folder {
-	f := &Folder{keys: slices.Clone(knownKeys)}
+	f := &Folder{keys: slices.Clone(knownKeys), mostTokens: MaxValue}
 	for i := range meters {
 		m := &meters[i]
 		p := plan{Meter: m, key: m.Key(), reference: f.use(m.Reference), value: f.use(m.Value)}
@@ -89,6 +104,9 @@ func NewFolder(meters []Meter, labels *Labels) *Folder {
 			p.sum = append(p.sum, f.use(key))
 		}
 		f.meters = append(f.meters, p)
+		if m.tokens() {
+			f.mostTokens = m.most()
+		}
 	}
 	f.lifetime = newLifetime(f, labels)
 	for i, key := range f.keys {
@@ -211,6 +229,7 @@ func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 // read finds the metadata values that something reads, and returns false where the event has none.
 func (f *Folder) read(v *event.View) bool {
 	clear(f.values)
+	f.tooMuch = false
 	found := false
 	for key, text := range v.Metadata() {
 		for _, i := range f.byLen[len(key)] { // most keys are not even as long as one that is read
@@ -242,20 +261,50 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, user string) {
 
 // value returns what the event adds to a meter, or false where the meter doesn't read it.
 func (f *Folder) value(m *plan) (uint64, bool) {
-	if m.counts() {
+	switch {
+	case m.counts():
 		return 1, true
+	case m.tokens():
+		kinds, found := f.tokens()
+		return kinds[0] + kinds[1] + kinds[2], found
 	}
-	if n, ok := f.number(m.value); ok {
+	n, read := f.number(m.value, m.most())
+	if read == good {
 		return n, true
 	}
+	found := read == bad
 	var sum uint64
-	found := false
 	for _, key := range m.sum {
-		if n, ok := f.number(key); ok {
-			sum, found = sum+n, true
-		}
+		n, read := f.number(key, m.most())
+		sum, found = sum+n, found || read != absent
 	}
-	return min(sum, MaxTotal), found
+	return f.total(sum, m.most()), found
+}
+
+// tokens returns the event's tokens by TokenKinds, and whether it says anything of tokens. The meter and the metric of tokens both
+// count these, so that they agree. A total that is less than its parts adds nothing: the parts are what was paid for.
+func (f *Folder) tokens() (kinds [len(TokenKinds)]uint64, found bool) {
+	prompt, hasPrompt := f.number(keyPrompt, f.mostTokens)
+	completion, hasCompletion := f.number(keyCompletion, f.mostTokens)
+	total, hasTotal := f.number(keyTotal, f.mostTokens)
+	parts := prompt + completion
+	found = hasPrompt != absent || hasCompletion != absent || hasTotal != absent
+	if f.total(max(total, parts), f.mostTokens) == 0 {
+		return kinds, found
+	}
+	return [len(TokenKinds)]uint64{prompt, completion, max(total, parts) - parts}, found
+}
+
+// total returns a sum of values, or 0 where it is beyond the limit, which is counted once for the event.
+func (f *Folder) total(sum, most uint64) uint64 {
+	if sum <= most {
+		return sum
+	}
+	if !f.tooMuch {
+		f.tooMuch = true
+		f.stats.BadValues++
+	}
+	return 0
 }
 
 // text returns the event's value of a key, nil where it has none.
@@ -266,35 +315,27 @@ func (f *Folder) text(key int) []byte {
 	return f.values[key].text
 }
 
-// number returns the event's value of a key, which is an integer from 0 to 2^53, or false where it has none. Anything else
-// is 0, and counted once.
-func (f *Folder) number(key int) (uint64, bool) {
+// number returns the event's value of a key, which is a whole number from 0 to most. Anything else is 0, and counted once.
+func (f *Folder) number(key int, most uint64) (uint64, reading) {
 	if key < 0 || f.values[key].text == nil {
-		return 0, false
+		return 0, absent
 	}
 	v := &f.values[key]
 	if !v.parsed {
-		v.number, v.parsed = parseNumber(v.text)
-		if !v.parsed {
-			v.parsed = true
-			f.stats.BadValues++
+		v.parsed = true
+		var ok bool
+		if v.number, ok = ParseWhole(v.text); !ok {
+			v.number = math.MaxUint64
 		}
 	}
-	return v.number, true
-}
-
-// parseNumber reads an integer from 0 to 2^53.
-func parseNumber(text []byte) (uint64, bool) {
-	n := uint64(0)
-	for _, c := range text {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		if n = n*10 + uint64(c-'0'); n > MaxTotal {
-			return 0, false
-		}
+	if v.number <= most {
+		return v.number, good
 	}
-	return n, len(text) > 0
+	if !v.wrong {
+		v.wrong = true
+		f.stats.BadValues++
+	}
+	return 0, bad
 }
 
 func add(c Cells, key string, n uint64) Cells {

@@ -112,7 +112,7 @@ func (l *lifetime) add(c *counter, n uint64) {
 		c.fold, c.n, c.event = l.fold, 0, 0
 		l.touched = append(l.touched, c)
 	}
-	c.n = min(c.n+n, MaxTotal)
+	c.n = min(c.n+n, MaxLifetime)
 }
 
 // begin prepares a type for its first event.
@@ -180,28 +180,22 @@ func (l *lifetime) addMetadata(f *Folder, t *typeFold) {
 			l.addPolicies(list, f.stats.Events)
 		}
 	case typeExecution:
-		if n, ok := f.number(keyRows); ok {
+		if n, read := f.number(keyRows, MaxValue); read != absent {
 			l.add(&l.rows, n)
 		}
 	}
 }
 
-// addTokens adds the tokens of an event as it gives them. A total that is less than its parts adds nothing: the parts are
-// what was paid for.
+// addTokens adds the tokens of an event.
 func (l *lifetime) addTokens(f *Folder) {
-	prompt, hasPrompt := f.number(keyPrompt)
-	completion, hasCompletion := f.number(keyCompletion)
-	total, hasTotal := f.number(keyTotal)
-	if !hasPrompt && !hasCompletion && !hasTotal {
-		return
-	}
-	kinds := [len(TokenKinds)]uint64{prompt, completion, max(total, prompt+completion) - prompt - completion}
-	if kinds == [len(TokenKinds)]uint64{} {
+	kinds, _ := f.tokens()
+	leftOut := f.tooMuch || f.values[keyPrompt].wrong || f.values[keyCompletion].wrong || f.values[keyTotal].wrong
+	if kinds == [len(TokenKinds)]uint64{} && !leftOut {
 		return // so that it needs no room
 	}
 	model := l.model(f.values[keyModel].text)
 	for i, n := range kinds {
-		if n > 0 {
+		if n > 0 || leftOut { // a counter that begins at 0 shows the rise of its first tokens
 			l.add(&model[i], n)
 		}
 	}

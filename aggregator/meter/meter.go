@@ -27,6 +27,9 @@ type Meter struct {
 	// Sum are metadata keys that are added up where Value is absent. An event that has neither Value nor any of them isn't
 	// read by the meter.
 	Sum []string `yaml:"sum" json:"sum,omitempty"`
+	// Max is the largest value that an event can have, 0 for MaxValue. An event with more adds 0 to the meter, and counts as a bad
+	// value: one mistaken or malicious event must not drown all others.
+	Max uint64 `yaml:"max" json:"max,omitempty"`
 	// By is the dimension that the endpoint answers with when it isn't asked for one: "user" (the default) or "reference".
 	By string `yaml:"by" json:"by,omitempty"`
 	// Metric exports the meter's value to Prometheus, where it isn't nil.
@@ -38,9 +41,16 @@ type Meter struct {
 // MaxReferenceBytes is where longer references are cut, at a rune's boundary.
 const MaxReferenceBytes = 256
 
-// MaxTotal is the largest value of one event and the largest total of a cell: 2^53, up to which integers are exact in
-// every store. Larger values are bad values; larger totals stay at MaxTotal.
+// MaxTotal is the largest total of a cell, and the largest limit of a meter: 2^53, up to which integers are exact in every store.
+// Larger totals of a day stay at MaxTotal.
 const MaxTotal = 1 << 53
+
+// MaxValue is the largest value of one event where the meter sets no limit. It takes thousands of events of such a size, of one
+// user or reference on one day, until a total reaches MaxTotal.
+const MaxValue = 1_000_000_000_000
+
+// MaxLifetime is the largest lifetime total of a partition: every store keeps it exactly, and so the sum over some partitions.
+const MaxLifetime = 1 << 58
 
 //go:embed builtin.yaml
 var builtin []byte
@@ -68,6 +78,9 @@ func (m *Meter) Key() string {
 	for _, part := range [][]string{slices.Sorted(slices.Values(m.Events)), {m.Reference}, {m.Value}, slices.Sorted(slices.Values(m.Sum))} {
 		fmt.Fprintf(h, "%q\n", part)
 	}
+	if m.Max != 0 {
+		fmt.Fprintf(h, "%d\n", m.Max)
+	}
 	return m.Name + "@" + hex.EncodeToString(h.Sum(nil)[:6])
 }
 
@@ -78,6 +91,17 @@ func (m *Meter) Default() Dim {
 	}
 	return ByUser
 }
+
+// most is the largest value of one event.
+func (m *Meter) most() uint64 {
+	if m.Max == 0 {
+		return MaxValue
+	}
+	return m.Max
+}
+
+// tokens says that it is the built-in meter of tokens, which counts what the metric of tokens does.
+func (m *Meter) tokens() bool { return m.Builtin && m.Name == "llm-tokens" }
 
 // counts says that every event that the meter reads adds 1.
 func (m *Meter) counts() bool { return m.Value == "" && len(m.Sum) == 0 }

@@ -136,7 +136,7 @@ func (m *machine) drawContent(rt *rapid.T, b *store.Batch) {
 	}
 	for range rapid.IntRange(0, 2).Draw(rt, "totals") {
 		series := meter.Series{Family: meter.FamilyEvents, A: rapid.SampledFrom(machineTypes).Draw(rt, "series")}
-		b.Totals[series] = rapid.Uint64Range(1, 1<<53).Draw(rt, "total")
+		b.Totals[series] = rapid.Uint64Range(1, meter.MaxLifetime).Draw(rt, "total")
 	}
 	for range rapid.IntRange(0, 3).Draw(rt, "claims") {
 		// Times 12 h apart meet the window's edge often. Two claims of one batch on one id are a day apart, as in a fold.

@@ -258,9 +258,9 @@ var totalsPromises = []promise{
 		f.applyTotals(2, meter.Totals{x: 2}) // a smaller one as well: the caller knows best
 		f.wantTotals(meter.Totals{x: 2, y: 7})
 	}},
-	{"keeps totals of up to 2^53 exact", func(f *fixture) {
+	{"keeps totals of up to meter.MaxLifetime exact", func(f *fixture) {
 		x, y := meter.Series{Family: "events", A: "x"}, meter.Series{Family: "events", A: "y"}
-		want := meter.Totals{x: 1 << 53, y: 1<<53 - 1}
+		want := meter.Totals{x: meter.MaxLifetime, y: 1<<53 + 1}
 		f.applyTotals(0, want)
 		f.wantTotals(want)
 	}},
