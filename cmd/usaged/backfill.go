@@ -16,7 +16,7 @@ func (d *daemon) startBackfill(open *closers) (err error) {
 	}
 	d.backfill, err = backfill.Open(backfill.Config{
 		Path: filepath.Join(d.cfg.dataDir, "tsdb", "backfill.json"), Source: d.agg, Target: d.prometheus,
-		Retention: time.Duration(d.cfg.prometheus.retention), Log: d.log, Registerer: d.registry,
+		Retention: time.Duration(d.cfg.prometheus.retention), Log: d.log, Registerer: d.registry, Damaged: d.damaged,
 	})
 	if err != nil {
 		return err
@@ -27,12 +27,24 @@ func (d *daemon) startBackfill(open *closers) (err error) {
 		defer close(done)
 		d.backfill.Run(ctx)
 	}()
+	go d.backfillWhatWasLost(ctx)
 	open.push("backfill", func(context.Context) error {
 		stop()
 		<-done
 		return nil
 	})
 	return nil
+}
+
+// backfillWhatWasLost asks for a backfill where the samples that an earlier one has written were set aside. It ends when the
+// Prometheus is open, or with ctx, which ends before the Prometheus does.
+func (d *daemon) backfillWhatWasLost(ctx context.Context) {
+	if d.prometheus.Wait(ctx) != nil || !d.prometheus.Repaired() {
+		return
+	}
+	if err := d.backfill.Backfill(); err != nil {
+		d.log.Warn("a backfill of the samples that were set aside could not be noted; run usagectl backfill", "err", err)
+	}
 }
 
 // backfiller is nil where there is no Prometheus.

@@ -85,7 +85,7 @@ func (l local) Query(ctx context.Context, expr string, at time.Time) (model.Vect
 // openQuiet reads the planned quiet times.
 func (d *daemon) openQuiet() (err error) {
 	d.quiet, err = quiet.Open(quiet.Config{
-		Path: filepath.Join(d.cfg.dataDir, "quiet.json"), Calendar: d.cfg.quietFile, Now: d.clock.Now,
+		Path: filepath.Join(d.cfg.dataDir, "quiet.json"), Calendar: d.cfg.quietFile, Now: d.clock.Now, Damaged: d.damaged,
 	})
 	return err
 }

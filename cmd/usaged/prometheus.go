@@ -111,6 +111,7 @@ func (d *daemon) startPrometheus() (err error) {
 	}
 	cfg := d.cfg.embedded()
 	cfg.Metrics, cfg.Log, cfg.Registerer = exporter.NewHandler(d.registry, d.log), d.log, d.registry
+	cfg.Damaged = d.damaged
 	cfg.Now = time.Now // samples have the machine's time, whatever events have
 	d.prometheus, err = embedded.Open(cfg)
 	return err

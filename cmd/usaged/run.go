@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"usaged/aggregator"
+	"usaged/aggregator/aside"
 	"usaged/aggregator/clock"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
@@ -83,6 +84,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, machine c
 
 	d := &daemon{cfg: cfg, log: log, set: metrics.NewSet(), registry: prometheus.NewRegistry()}
 	d.openClock(machine, &open)
+	if d.damaged, err = aside.New(cfg.dataDir, log, d.registry); err != nil {
+		return err
+	}
 	if err := d.tokens(); err != nil {
 		return err
 	}
@@ -127,6 +131,7 @@ type daemon struct {
 	set      *metrics.Set
 	registry *prometheus.Registry
 
+	damaged    *aside.Shelf
 	auth       *auth.Tokens
 	agg        *aggregator.Aggregator
 	reader     *aggregator.Reader

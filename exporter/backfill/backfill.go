@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"usaged/aggregator"
+	"usaged/aggregator/aside"
 	"usaged/aggregator/durable"
 )
 
@@ -40,14 +41,16 @@ type Target interface {
 	DerivePast(ctx context.Context, given string, metrics []string, g Grid) (samples uint64, err error)
 }
 
-// Config assembles a Backfiller. All fields are required.
+// Config assembles a Backfiller. Fields are required unless they say otherwise.
 type Config struct {
 	// Path is the file of the state.
 	Path   string
 	Source Source
 	Target Target
 	// Retention is how far back samples are kept.
-	Retention  time.Duration
+	Retention time.Duration
+	// Damaged is where a state goes that cannot be read. It may be nil.
+	Damaged    *aside.Shelf
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -142,22 +145,43 @@ func Open(cfg Config) (*Backfiller, error) {
 	for _, outcome := range []string{outcomeDone, outcomeFailed} {
 		b.runs.WithLabelValues(outcome)
 	}
-	plain, err := stateFormat.LoadJSON(cfg.Path, &b.file)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // also where somebody has deleted the TSDB
-		b.file = stateFile{Due: cfg.Source.Accepted() > 0}
-	case err != nil:
-		return nil, fmt.Errorf("read the state of backfills: %w: delete it, and the past is written anew", err)
-	case plain:
-		if err := b.save(b.file); err != nil {
-			return nil, err
-		}
-	}
+	b.load()
 	if b.file.Due {
 		b.state.Phase = Waiting
 	}
 	b.state.Last = b.file.Last
 	return b, cfg.Registerer.Register(b.runs)
+}
+
+// load reads the state. Where there is none, as after somebody has deleted the TSDB, or it cannot be read, the past is written anew:
+// a backfill replaces what an earlier one has written.
+func (b *Backfiller) load() {
+	plain, err := stateFormat.LoadJSON(b.cfg.Path, &b.file)
+	if err == nil {
+		if plain {
+			err = b.save(b.file)
+		}
+		b.complain(err)
+		return
+	}
+	b.file = stateFile{Due: b.cfg.Source.Accepted() > 0}
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	} else if err = fmt.Errorf("read the state of backfills: %w", err); b.cfg.Damaged != nil {
+		err = b.cfg.Damaged.Move(aside.Backfill, err, b.cfg.Path)
+	}
+	if err == nil && b.file.Due {
+		err = b.save(b.file)
+	}
+	b.complain(err)
+}
+
+// complain logs and counts why the state cannot be kept.
+func (b *Backfiller) complain(err error) {
+	if err != nil {
+		b.runs.WithLabelValues(outcomeFailed).Inc()
+		b.log.Error("the state of backfills cannot be read or written; what is due is done anew after the next start", "err", err)
+	}
 }
 
 // BackfillState returns how far it is.

@@ -25,6 +25,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/config"
+
+	"usaged/aggregator/aside"
 )
 
 // Config assembles a Prometheus. Fields are required unless they say otherwise.
@@ -58,21 +60,26 @@ type Config struct {
 
 	Now func() time.Time
 	Log *slog.Logger
+	// Damaged is where files go that cannot be used. Nil: they stay where they are, and the Prometheus stays closed.
+	Damaged *aside.Shelf
 	// Registerer takes the metrics of Prometheus that matter here, and those of this package and of remote write.
 	Registerer prometheus.Registerer
 }
 
 // Prometheus is a Prometheus that runs, or is about to. It is safe for concurrent use.
 type Prometheus struct {
-	cfg     Config
-	log     *slog.Logger
-	ready   prometheus.Gauge
-	running atomic.Pointer[running] // nil until the TSDB is open
-	opened  chan struct{}           // closed when opening has ended, either way
+	cfg   Config
+	log   *slog.Logger
+	ready prometheus.Gauge
+	// failures counts attempts at opening that failed.
+	failures prometheus.Counter
+	running  atomic.Pointer[running] // nil until the TSDB is open
+	opened   chan struct{}           // closed when it is open, or when opening was given up because of a stop
+	repaired atomic.Bool
+	giveUp   context.CancelFunc // ends opening
 
 	mu       sync.Mutex // one reload or stop at a time
 	settings *config.Config
-	failed   error // why there is no TSDB
 	closed   bool
 }
 
@@ -82,8 +89,8 @@ func Check(cfg Config) error {
 	return err
 }
 
-// Open reads the configuration and starts. The error is about the configuration; that the TSDB cannot be opened is logged,
-// and the daemon lives on without it.
+// Open reads the configuration and starts. The error is about the configuration. Where the TSDB cannot be opened, what is damaged
+// in it is set aside and opening is tried again in the background, while the daemon goes on without it.
 func Open(cfg Config) (*Prometheus, error) {
 	settings, err := cfg.load()
 	if err != nil {
@@ -96,45 +103,31 @@ func Open(cfg Config) (*Prometheus, error) {
 			Help: "Whether the embedded Prometheus is open: 1, or 0 while it opens and when it cannot.",
 		}),
 	}
-	if err := cfg.Registerer.Register(p.ready); err != nil {
+	p.failures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "usaged_prometheus_open_failures_total",
+		Help: "Attempts at opening the embedded Prometheus that failed. Another follows within a minute.",
+	})
+	if err := errors.Join(cfg.Registerer.Register(p.ready), cfg.Registerer.Register(p.failures)); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	go p.open()
+	p.clearPlace()
+	ctx, cancel := context.WithCancel(context.Background())
+	p.giveUp = cancel
+	go p.open(ctx)
 	return p, nil
 }
 
-// open opens the TSDB, which takes long where much is to be replayed, and starts everything on it.
-func (p *Prometheus) open() {
-	defer close(p.opened)
-	began := time.Now()
-	r, err := p.cfg.start(slog.New(quiet{p.log.Handler()}))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		if err = r.apply(p.settings); err != nil { // of a reload meanwhile, perhaps
-			err = errors.Join(err, r.close(context.Background()))
-		}
-	}
-	if err != nil {
-		p.failed = err
-		p.log.Error("the embedded Prometheus did not start; events are counted and exposed without it", "err", err)
-		return
-	}
-	p.running.Store(r)
-	p.ready.Set(1)
-	p.log.Info("the embedded Prometheus is ready", "elapsed_seconds", time.Since(began).Seconds())
-}
-
-// Wait waits until the Prometheus is open and returns why it is not.
+// Wait waits until the Prometheus is open. The error is that ctx ended first, or ErrNotOpen where it was stopped before.
 func (p *Prometheus) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-p.opened:
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.failed
+	if p.running.Load() == nil {
+		return ErrNotOpen
+	}
+	return nil
 }
 
 // Reload reads the files again. On an error what was in force before stays.
@@ -156,6 +149,7 @@ func (p *Prometheus) Reload() error {
 
 // Close scrapes and evaluates no more, sends what remote write has left, as far as ctx allows, and closes the TSDB.
 func (p *Prometheus) Close(ctx context.Context) error {
+	p.giveUp()
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("close the embedded Prometheus, which is still opening: %w", ctx.Err())

@@ -32,8 +32,6 @@ const (
 	maxSamples = 20_000_000
 	// queryTimeout bounds the time of a query.
 	queryTimeout = time.Minute
-	// maxQueries is how many queries run at a time. The others wait.
-	maxQueries = 8
 	// lookback is how old the newest sample of a series may be. Prometheus' default.
 	lookback = 5 * time.Minute
 	// flushTimeout bounds the last attempt of remote write.
@@ -74,9 +72,9 @@ type running struct {
 }
 
 // start opens the TSDB and assembles the rest. Nothing is scraped or evaluated before apply.
-func (cfg *Config) start(log *slog.Logger) (*running, error) {
-	reg := selected{cfg.Registerer}
-	db, err := openTSDB(cfg, log, reg)
+func (cfg *Config) start(log *slog.Logger, all prometheus.Registerer) (*running, error) {
+	reg := selected{all}
+	db, err := openGuarded(cfg, log, reg)
 	if err != nil {
 		return nil, err
 	}
@@ -85,27 +83,24 @@ func (cfg *Config) start(log *slog.Logger) (*running, error) {
 		scrapeTargets: make(chan map[string][]*targetgroup.Group),
 		alertTargets:  make(chan map[string][]*targetgroup.Group),
 	}
-	if err := cfg.assemble(r, reg); err != nil {
+	if err := cfg.assemble(r, reg, all); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return r, nil
 }
 
-func (cfg *Config) assemble(r *running, reg prometheus.Registerer) (err error) {
+func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err error) {
 	tap := remotewrite.NewTap(forgiving{r.db})
 	r.writer, err = remotewrite.New(remotewrite.Config{
-		Dir: cfg.RemoteWriteDir, DB: r.db, Tap: tap, Now: cfg.Now, Log: cfg.Log, Registerer: cfg.Registerer,
+		Dir: cfg.RemoteWriteDir, DB: r.db, Tap: tap, Now: cfg.Now, Log: cfg.Log, Registerer: all,
+		Damaged: cfg.Damaged,
 	})
 	if err != nil {
 		return err
 	}
-	tracker, err := promql.NewActiveQueryTracker(cfg.Dir, maxQueries, r.log)
-	if err != nil {
-		return fmt.Errorf("note the running queries: %w", err)
-	}
 	expressions := parser.NewParser(parser.Options{})
 	r.engine = promql.NewEngine(promql.EngineOpts{
-		Logger: r.log, Reg: reg, MaxSamples: maxSamples, Timeout: queryTimeout, ActiveQueryTracker: tracker, LookbackDelta: lookback,
+		Logger: r.log, Reg: reg, MaxSamples: maxSamples, Timeout: queryTimeout, LookbackDelta: lookback,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return evaluationInterval.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, Parser: expressions,
 	})

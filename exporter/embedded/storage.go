@@ -40,11 +40,26 @@ func openTSDB(cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*tsdb.D
 	opts.EnableExemplarStorage, opts.MaxExemplars = true, maxExemplars
 	opts.EnableMetadataWALRecords = true
 	opts.EnableSTStorage, opts.EnableHistogramSTEncoding, opts.FloatChunkEncoding = true, true, chunkenc.EncXOR2
+	opts.NewCompactorFunc = newCompactor
 	db, err := tsdb.Open(cfg.Dir, log, reg, opts, tsdb.NewDBStats())
 	if err != nil {
-		return nil, fmt.Errorf("open the TSDB in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("open %w in %s: %w", errTSDB, cfg.Dir, err)
 	}
 	return db, nil
+}
+
+// newCompactor makes the compactor as the TSDB would, and guards it.
+func newCompactor(ctx context.Context, reg prometheus.Registerer, log *slog.Logger, ranges []int64, pool chunkenc.Pool, opts *tsdb.Options,
+) (tsdb.Compactor, error) {
+	c, err := tsdb.NewLeveledCompactorWithOptions(ctx, reg, log, ranges, pool, tsdb.LeveledCompactorOptions{
+		MaxBlockChunkSegmentSize:    opts.MaxBlockChunkSegmentSize,
+		EnableOverlappingCompaction: opts.EnableOverlappingCompaction,
+		FloatChunkEncoding:          func() chunkenc.Encoding { return opts.FloatChunkEncoding },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return guardedCompactor{c}, nil
 }
 
 // forgiving is a TSDB that takes what rules record after the clock has gone back. They ask for samples out of order to be

@@ -61,7 +61,7 @@ type sender struct {
 // newSender makes a sender that goes on at its cursor. It needs w.mu.
 func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external labels.Labels, c *client) (*sender, error) {
 	now := w.cfg.Now().UnixMilli()
-	st, err := openState(w.cfg.Dir, name, now)
+	st, err := openState(w.cfg.Dir, name, now, w.cfg.Damaged)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"usaged/aggregator/aside"
 	"usaged/aggregator/durable"
 )
 
@@ -32,8 +33,9 @@ type stateFile struct {
 
 var stateFormat = durable.Format{Version: 1, Plain: 0}
 
-// openState reads the cursor of an endpoint, or makes one at a time.
-func openState(dir, remote string, fresh int64) (*state, error) {
+// openState reads the cursor of an endpoint, or makes one at a time. One that cannot be read is set aside: what was waiting for that
+// endpoint is not sent, and what is new is.
+func openState(dir, remote string, fresh int64, damaged *aside.Shelf) (*state, error) {
 	sum := sha256.Sum256([]byte(remote))
 	s := &state{path: filepath.Join(dir, hex.EncodeToString(sum[:6])+".json"), file: stateFile{Remote: remote, Cursor: fresh}}
 	plain, err := stateFormat.LoadJSON(s.path, &s.file)
@@ -41,7 +43,15 @@ func openState(dir, remote string, fresh int64) (*state, error) {
 		return s, s.write()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the cursor of remote write: %w: delete it to begin with new samples", err)
+		err = fmt.Errorf("read the cursor of remote write: %w: delete it to begin with new samples", err)
+		if damaged == nil {
+			return nil, err
+		}
+		if moveErr := damaged.Move(aside.RemoteWrite, err, s.path); moveErr != nil {
+			return nil, errors.Join(err, moveErr)
+		}
+		s.file = stateFile{Remote: remote, Cursor: fresh}
+		return s, s.write()
 	}
 	if plain {
 		if err := s.write(); err != nil {

@@ -14,9 +14,11 @@ import (
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
+
+	"usaged/aggregator/aside"
 )
 
-// Config assembles a Writer. All fields are required.
+// Config assembles a Writer. All fields are required but Damaged.
 type Config struct {
 	// Dir is the directory of the cursors. It is made where absent.
 	Dir string
@@ -26,6 +28,8 @@ type Config struct {
 	Tap *Tap
 	Now func() time.Time
 	Log *slog.Logger
+	// Damaged is where cursors go that cannot be read. Nil: such an endpoint gets nothing.
+	Damaged *aside.Shelf
 	// Registerer takes the metrics usaged_remote_write_….
 	Registerer prometheus.Registerer
 }
@@ -41,7 +45,7 @@ type Writer struct {
 
 // New makes a writer without endpoints.
 func New(cfg Config) (*Writer, error) {
-	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+	if err := makeDir(&cfg); err != nil {
 		return nil, fmt.Errorf("make the directory of remote write: %w", err)
 	}
 	m, err := newMetrics(cfg.Registerer)
@@ -50,6 +54,17 @@ func New(cfg Config) (*Writer, error) {
 	}
 	cfg.Log = cfg.Log.With("component", "remote write")
 	return &Writer{cfg: cfg, metrics: m, senders: map[string]*sender{}}, nil
+}
+
+// makeDir makes the directory of the cursors, also where a file has its name.
+func makeDir(cfg *Config) error {
+	info, err := os.Stat(cfg.Dir)
+	if err == nil && !info.IsDir() && cfg.Damaged != nil {
+		if err := cfg.Damaged.Move(aside.RemoteWrite, errors.New("a file has the name of the directory of cursors"), cfg.Dir); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(cfg.Dir, 0o750)
 }
 
 // Name is what an endpoint is called in metrics and logs, and what its cursor belongs to: its name where it has one, or

@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"usaged/aggregator/aside"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 )
@@ -80,6 +81,8 @@ type Config struct {
 	Calendar string
 	// Now is the clock, time.Now where nil.
 	Now func() time.Time
+	// Damaged is where the file at Path goes if it cannot be used. Nil: Open returns the error.
+	Damaged *aside.Shelf
 }
 
 // Times are all quiet times. They are a prometheus.Collector.
@@ -119,17 +122,27 @@ func Open(cfg Config) (*Times, error) {
 	if t.calendar, err = load(cfg.Calendar); err != nil {
 		return nil, err
 	}
-	plain, err := savedFormat.LoadJSON(cfg.Path, &t.added)
-	if errors.Is(err, os.ErrNotExist) {
-		return t, nil
+	return t, t.loadAdded()
+}
+
+// loadAdded reads what was added. A file that cannot be used is set aside, since a planned quiet time only keeps alerts silent, and
+// events must be taken without it.
+func (t *Times) loadAdded() error {
+	plain, err := savedFormat.LoadJSON(t.cfg.Path, &t.added)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		err = fmt.Errorf("read quiet times: %w: restore it from a backup, or delete it and plan them again", err)
+		t.added = saved{}
+		if t.cfg.Damaged == nil {
+			return err
+		}
+		return t.cfg.Damaged.Move(aside.QuietTimes, err, t.cfg.Path)
+	case plain:
+		return t.save(t.added)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read quiet times: %w: restore it from a backup, or delete it and plan them again", err)
-	}
-	if plain {
-		return t, t.save(t.added)
-	}
-	return t, nil
+	return nil
 }
 
 // Check says what is wrong with a calendar file. None is fine.
