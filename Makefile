@@ -65,6 +65,12 @@ race: ## the tests of the concurrent packages under the race detector (RACE=./..
 e2e: deps ## the daemon's tests in full: 50 kills, all of the real data
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 30m -v ./cmd/usaged
 
+.PHONY: faults
+faults: deps ## the matrix of faults: what loses, doubles or hides an event (TIMES=20, SEED=1, FAULTS=kills,flips, STORES=sqlite,redis)
+	$(GO) test -c -o bin/faults ./tools/faults
+	cd tools/faults && ../../bin/faults -test.timeout=0 -times='$(or $(TIMES),20)' -seed='$(or $(SEED),1)' \
+	    -faults='$(FAULTS)' -stores='$(or $(STORES),sqlite,redis)'
+
 .PHONY: compliance
 compliance: ## Prometheus' compliance suite for senders of remote write, on the package and on whole daemons
 	USAGE_TEST_FULL=1 $(GO) test -count=1 -timeout 10m -v -run Compliance ./exporter/embedded ./cmd/usaged

@@ -73,9 +73,6 @@ func Mount(backing, mountpoint string) (*FS, error) {
 		return nil, fmt.Errorf("stat %s: %w", backing, err)
 	}
 	root := &fs.LoopbackRoot{Path: backing, Dev: st.Dev}
-	root.NewNode = func(*fs.LoopbackRoot, *fs.Inode, string, *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{LoopbackNode: fs.LoopbackNode{RootData: root}, fs: f}
-	}
 	top := &node{LoopbackNode: fs.LoopbackNode{RootData: root}, fs: f}
 	root.RootNode = top
 	server, err := fs.Mount(mountpoint, top, &fs.Options{MountOptions: fuse.MountOptions{

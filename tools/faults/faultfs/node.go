@@ -16,6 +16,11 @@ type node struct {
 	fs *FS
 }
 
+// WrapChild makes the nodes below a directory nodes of ours.
+func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{LoopbackNode: fs.LoopbackNode{RootData: n.RootData}, fs: n.fs}
+}
+
 // file keeps the kernel from reading and writing the backing file without us.
 type file struct{ *fs.LoopbackFile }
 
