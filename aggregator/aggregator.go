@@ -67,6 +67,9 @@ type Config struct {
 	// Metrics gets counters and gauges, Registerer histograms. Not kept where nil.
 	Metrics    *metrics.Set
 	Registerer prometheus.Registerer
+
+	// readFault is asked before each read of the journal for the store, which then fails with what it returns. Tests set it.
+	readFault func() error
 }
 
 // ErrUnavailable says that the journal cannot accept events now, and that those given are not in it.
@@ -116,7 +119,7 @@ func Open(cfg Config) (*Aggregator, error) {
 	a := &Aggregator{
 		cfg:      cfg,
 		log:      cfg.Log.With("component", "aggregator"),
-		accounts: newAccounts(),
+		accounts: newAccounts(cfg.Store.Partitions()),
 	}
 	err := refuseDrained(cfg.Dir)
 	if err != nil {

@@ -63,6 +63,7 @@ func genStep(daemons, partitions int) *rapid.Generator[step] {
 		return step{
 			Kind: rapid.SampledFrom([]string{
 				"accept", "accept", "accept", "accept", "settle", "blink", "restart", "fail before", "fail after", "break", "hang", "heal", "save", "restore", "forget", "hours",
+				"fail reads", "fail all reads",
 			}).Draw(rt, "kind"),
 			Events: rapid.SliceOfN(e, 1, 6).Draw(rt, "events"),
 			Daemon: rapid.IntRange(0, daemons-1).Draw(rt, "daemon"),
@@ -80,10 +81,12 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newFaulty(partitions)
 		l := newLedger()
+		reads := &readFaults{}
 		var ds []*daemon
 		for _, dir := range dirs {
 			d := openDaemon(t, dir, st)
 			d.close()
+			d.cfg.FailReads(reads.next)
 			if d.cfg.Meters = projectMeters(); daemons == 1 {
 				d.cfg.Labels = fewLabels
 			}
@@ -101,8 +104,13 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 			case "blink":
 				time.Sleep(60 * time.Millisecond)
 			case "restart":
+				reads.fail(0) // a daemon refuses to start where its journal cannot be read
 				d.close()
 				d.open()
+			case "fail reads":
+				reads.fail(s.N%7 + 1)
+			case "fail all reads":
+				reads.fail(1 << 30)
 			case "fail before":
 				st.fail(s.N%3+1, 0, -1)
 			case "fail after":
@@ -114,6 +122,7 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 			case "heal":
 				st.fail(0, 0, -1)
 				st.release()
+				reads.fail(0)
 			case "save":
 				st.save()
 			case "restore":
@@ -130,6 +139,7 @@ func play(t *testing.T, partitions, daemons int, steps []step) (wrong string) {
 		}
 		st.fail(0, 0, -1)
 		st.release()
+		reads.fail(0)
 		settle()
 		wrong = difference(t, l, st, ds...)
 		for _, d := range ds {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"usaged/aggregator/durable"
 	"usaged/aggregator/meter"
@@ -31,9 +32,11 @@ type checkpoint struct {
 
 var checkpointFormat = durable.Format{Version: 2, Plain: 1}
 
-// checkpoints are the files of one directory, by ascending segment.
+// checkpoints are the files of one directory, by ascending segment. They are written by the applier, and safe to be read meanwhile.
 type checkpoints struct {
-	dir  string
+	dir string
+
+	mu   sync.Mutex
 	list []*checkpoint
 }
 
@@ -89,19 +92,39 @@ func (c *checkpoints) write(cp *checkpoint) error {
 	if err := checkpointFormat.SaveJSON(c.path(cp.Segment), cp, 0o640); err != nil {
 		return fmt.Errorf("write checkpoint of segment %d: %w", cp.Segment, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.list = append(c.list, cp)
 	return nil
 }
 
+// newestSeq returns the last event of the newest checkpoint, 0 where there is none.
+func (c *checkpoints) newestSeq() uint64 { return c.newest().Seq }
+
+// totalsAt returns the newest checkpoint that lies at or before seq, nil if there is none, and a copy of what it has counted for
+// a producer in a partition.
+func (c *checkpoints) totalsAt(seq uint64, id string, partition int) (*checkpoint, meter.Totals) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	totals := meter.Totals{}
+	cp := c.at(seq)
+	if cp != nil && partition < len(cp.Totals[id]) {
+		maps.Copy(totals, cp.Totals[id][partition])
+	}
+	return cp, totals
+}
+
 // newest returns the newest checkpoint, or one of nothing.
 func (c *checkpoints) newest() *checkpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if len(c.list) == 0 {
 		return &checkpoint{Segment: -1, Accepted: counts{}, Newest: times{}, Totals: map[string][]meter.Totals{}}
 	}
 	return c.list[len(c.list)-1]
 }
 
-// at returns the newest checkpoint that lies at or before seq, nil if there is none.
+// at returns the newest checkpoint that lies at or before seq, nil if there is none. c.mu is held.
 func (c *checkpoints) at(seq uint64) *checkpoint {
 	for _, cp := range slices.Backward(c.list) {
 		if cp.Seq <= seq {
@@ -113,6 +136,8 @@ func (c *checkpoints) at(seq uint64) *checkpoint {
 
 // prune deletes the checkpoints that no rebuild can need: all before the one at which the kept journal begins.
 func (c *checkpoints) prune(start uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	base := c.at(start - 1)
 	var errs []error
 	for len(c.list) > 0 && base != nil && c.list[0] != base {

@@ -4,41 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
+	"slices"
 	"time"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
-	"usaged/aggregator/store"
 )
 
 // connect meets the store for the first time: it finds out whether what the store holds under our id is ours, takes the
-// producer over from an earlier process, and sets every chain to where the store is. It is repeated until it succeeds.
+// producer over from an earlier process, and loads every partition. It is repeated until it succeeds.
 func (p *applier) connect(ctx context.Context) error {
-	if err := p.leaveFenced(ctx); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{p.leaveFenced, p.leaveAhead, p.takeOver} {
+		if err := step(ctx); err != nil {
+			p.a.metrics.storeErrors.Inc()
+			return err
+		}
 	}
-	if err := p.leaveAhead(ctx); err != nil {
-		return err
+	for _, c := range p.partitions {
+		p.start(c, task{ctx: ctx})
 	}
-	if err := p.takeOver(ctx); err != nil {
-		return err
-	}
-	for _, c := range p.chains {
-		c.load(ctx, nil)
-	}
-	p.finishCalls()
-	for _, c := range p.chains {
+	p.finishTasks()
+	for _, c := range p.partitions {
 		if c.err != nil {
 			return c.err
 		}
 	}
-	if err := p.recount(); err != nil {
+	if err := p.recount(p.partitions); err != nil {
+		for _, c := range p.partitions {
+			p.settle(c, err)
+		}
 		return err
 	}
 	p.position = p.a.journal.End()
-	p.rewind(p.behind())
+	p.rewind(p.a.accounts.countedThrough())
 	p.connected = true
 	p.setOldest(time.Time{})
 	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,
@@ -46,123 +46,128 @@ func (p *applier) connect(ctx context.Context) error {
 	return nil
 }
 
-// load sets the chain to where the store is, and then goes on with then, which may be nil.
-func (c *chain) load(ctx context.Context, then func() error) {
-	c.loading = true
-	producers := c.p.identity.Producers // none is added once the store has been met
-	c.call(func() func() error {
-		var known []store.Producer
-		var err error
-		for k := range producers {
-			var st store.Producer
-			if st, err = c.p.a.cfg.Store.Producer(ctx, c.partition, producers[k].ID); err != nil {
-				break
-			}
-			if known = append(known, st); c.from(k, st) < c.p.identity.until(k, c.partition) {
-				break
-			}
+// adopt has the accounts adopt what was loaded, and count pending anew where events turned out to be damaged. What fails is tried again
+// when it is due; until then the partitions concerned wait, and all others go on.
+func (p *applier) adopt() {
+	var loaded []*partition
+	for _, c := range p.partitions {
+		if c.due() && c.loaded != nil {
+			loaded = append(loaded, c)
 		}
-		return func() error {
-			if err != nil {
-				return fmt.Errorf("read producer of partition %d: %w", c.partition, err)
-			}
-			c.set(known)
-			return c.seed(ctx, then)
-		}
-	})
-}
-
-// from returns the event behind which a producer goes on.
-func (c *chain) from(producer int, st store.Producer) uint64 {
-	return max(st.Offset, c.p.identity.Producers[producer].From[c.partition])
-}
-
-// set takes over what the store knows of the first producers, of which the last is the one to go on with. The accounts get
-// it when pending is counted anew, since the two belong together.
-func (c *chain) set(known []store.Producer) {
-	c.known = known
-	for k, st := range known {
-		c.p.a.labels.Learn(st.Totals)
-		c.producer, c.until = k, c.p.identity.until(k, c.partition)
-		c.stored, c.position, c.totals = st.Offset, c.from(k, st), maps.Clone(st.Totals)
-		if c.totals == nil {
-			c.totals = meter.Totals{}
-		}
+	}
+	now := time.Now()
+	if len(loaded) == 0 && (!p.a.accounts.recountDue() || now.Before(p.recountAt)) {
+		return
+	}
+	err := p.recount(loaded)
+	if err == nil {
+		return
+	}
+	if p.recountAt = now.Add(maxBackoff); len(loaded) == 0 {
+		p.a.metrics.readErrors.Inc()
+		p.warn("what is pending could not be counted anew; retrying", err, slog.Float64("retry_seconds", maxBackoff.Seconds()))
+	}
+	for _, c := range loaded {
+		p.settle(c, err)
 	}
 }
 
-// seed brings a chain whose next events have left the journal to the checkpoint at the journal's beginning, and then goes
-// on with then.
-func (c *chain) seed(ctx context.Context, then func() error) error {
-	start := c.p.a.journal.Start()
-	if c.position+1 >= start {
-		c.loading = false
-		if then == nil {
-			return nil
+// recount counts what is pending and collects verdicts, by reading the journal after the partition that is furthest back. The
+// partitions that were loaded go on from where the store has them. Everything is counted aside and then adopted at once: on an
+// error all stays as it was.
+func (p *applier) recount(loaded []*partition) error {
+	moved, totals := map[int]uint64{}, map[totalsOf]meter.Totals{}
+	for _, c := range loaded {
+		moved[c.index] = c.loaded.position
+		for k, st := range c.loaded.producers {
+			totals[totalsOf{p.identity.Producers[k].ID, c.index}] = st.Totals
 		}
-		return then()
 	}
-	cp := c.p.checkpoints.at(start - 1)
-	if cp == nil || cp.Seq < start-1 {
-		return fmt.Errorf("the store has partition %d at event %d, the journal begins at %d, and no checkpoint lies there: "+
-			"restore <data>/checkpoints, or the database, from a backup", c.partition, c.position, start)
+	r := p.a.accounts.beginRecount(moved)
+	p.awaitVisible(r.through)
+	pending, found, err := p.countPending(r)
+	if err != nil {
+		p.a.accounts.abandonRecount()
+		return err
 	}
-	batch := &store.Batch{
-		Producer: c.id(), Session: c.p.identity.Session, Partition: c.partition, Prev: c.stored, Last: min(cp.Seq, c.until),
-		Totals: maps.Clone(cp.totals(c.id(), c.partition, len(c.p.chains))),
-	}
-	c.call(func() func() error {
-		out, err := c.p.a.cfg.Store.Apply(ctx, batch)
-		return func() error {
-			if err != nil {
-				return fmt.Errorf("apply checkpoint to partition %d: %w", c.partition, err)
-			}
-			if !out.Applied {
-				return fmt.Errorf("apply checkpoint to partition %d: the offset %d became %d meanwhile", c.partition, batch.Prev, out.Offset)
-			}
-			c.p.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.partition, "checkpoint_segment", cp.Segment)
-			c.load(ctx, then)
-			return nil
+	p.verdicts.addAll(found)
+	p.mu.Lock()
+	shared := p.identity.Shared
+	p.mu.Unlock()
+	p.a.accounts.finishRecount(pending, totals, moved, shared)
+	for _, c := range loaded {
+		for _, st := range c.loaded.producers {
+			p.a.labels.Learn(st.Totals)
 		}
-	})
+		c.adopt()
+	}
 	return nil
 }
 
-// recount reads the journal behind the chain that is furthest behind: it counts what is pending, and collects verdicts.
-func (p *applier) recount() error {
-	through := p.a.accounts.recount()
-	p.awaitVisible(through)
-	for _, c := range p.chains {
-		for k, st := range c.known {
-			p.a.accounts.setTotals(totalsOf{p.identity.Producers[k].ID, c.partition}, st.Totals)
-		}
-		c.known = nil
-	}
-	pending := counts{}
-	p.verdicts = seqSet{}
-	least := p.chains[0].position
-	for _, c := range p.chains {
-		least = min(least, c.position)
-	}
+// countPending reads the journal for a recount.
+func (p *applier) countPending(r *recount) (pending counts, found *seqSet, err error) {
+	pending, found = counts{}, &seqSet{}
+	least := slices.Min(r.positions)
 	var failure error
-	err := p.records(least, func(rec *journal.Record) bool {
+	err = p.records(least, func(rec *journal.Record) bool {
 		if rec.Note != nil {
-			failure = decodeVerdict(rec.Note, &p.verdicts)
+			failure = decodeVerdict(rec.Note, found)
 			return failure == nil
 		}
-		p.each(rec, least, through, func(seq uint64, v *event.View, user userInfo) {
-			if seq > p.chains[user.partition].position {
+		each(p.users, rec, least, r.through, func(seq uint64, v *event.View, user userInfo) {
+			if seq > r.positions[user.partition] {
 				pending[string(v.Type)]++
 			}
 		})
 		return true
 	})
-	p.mu.Lock()
-	shared := p.identity.Shared
-	p.mu.Unlock()
-	p.a.accounts.recounted(pending, shared)
-	p.lost = false
-	return errors.Join(err, failure)
+	return pending, found, errors.Join(err, failure)
+}
+
+// journalVerdicts makes durable what a batch builds on: the labels that it uses, and which events are duplicates. A rebuild then
+// gives the same answer. It is safe for concurrent use.
+func (p *applier) journalVerdicts(duplicates []uint64) error {
+	if err := p.a.labels.save(); err != nil {
+		return err
+	}
+	if len(duplicates) == 0 {
+		return nil
+	}
+	if err := p.a.journal.Note(encodeVerdict(duplicates)); err != nil {
+		return fmt.Errorf("journal verdicts: %w", err)
+	}
+	p.verdicts.add(duplicates...)
+	return nil
+}
+
+// reloadInterval is how often the totals are read from the store again while the ledger does not balance.
+const reloadInterval = time.Minute
+
+// checkBalance looks whether the accounts balance. Where they don't, all that they are made of is counted anew: the totals are read from
+// the store, and what is pending from the journal.
+func (p *applier) checkBalance(now time.Time) {
+	accepted, accounted, wrong := p.a.accounts.imbalance()
+	if !wrong {
+		if p.unbalanced {
+			p.log.Info("the ledger balances again", "accepted", accepted)
+		}
+		p.unbalanced = false
+		return
+	}
+	if now.Sub(p.lastReload) < reloadInterval && p.unbalanced {
+		return
+	}
+	p.unbalanced, p.lastReload = true, now
+	p.a.metrics.recounts.Inc()
+	p.log.Error("the ledger does not balance: counting it anew from the store and the journal. If this goes on for minutes, the store or a "+
+		"file of the data directory was changed by another hand: run usagectl doctor, and rebuild the rollups from the journal",
+		"accepted", accepted, "accounted", accounted)
+	for _, c := range p.partitions {
+		if !c.busy && (c.is(partitionLive) || c.is(partitionCatchingUp)) {
+			c.batch = nil // its events are read again
+			c.become(partitionLoading)
+		}
+	}
 }
 
 // awaitVisible waits until readers of the journal see an event that has been accounted for: an event is accounted for a moment
@@ -185,7 +190,7 @@ func (p *applier) recoverAccepted() error {
 		p.a.accounts.gap(r)
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
-		p.each(rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
+		each(p.users, rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
 			cp.Newest.set(string(v.Type), v.AcceptedMillis)
 		})

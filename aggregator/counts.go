@@ -31,6 +31,16 @@ func (c counts) admit(eventType string) string {
 // add counts events of a type under the name that admit gives it.
 func (c counts) add(eventType string, n uint64) { c[c.admit(eventType)] += n }
 
+// subtract takes events of a type away. Where there are fewer than that it leaves none, and sets impossible: the numbers are wrong
+// somewhere, and must be counted anew.
+func (c counts) subtract(eventType string, n uint64, impossible *bool) {
+	if c[eventType] < n {
+		*impossible = true
+		n = c[eventType]
+	}
+	c[eventType] -= n
+}
+
 // addTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
 // under which an event type is counted. A total stays at meter.MaxLifetime.
 func addTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {

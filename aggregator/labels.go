@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"usaged/aggregator/durable"
 	"usaged/aggregator/meter"
@@ -14,8 +15,10 @@ import (
 // before a batch that uses a new value is given to the store, so that whatever is applied again gets the same labels.
 type labels struct {
 	*meter.Labels
-	path  string
-	saved uint64 // the number of changes in the file
+	path string
+
+	saving sync.Mutex
+	saved  uint64 // the number of changes in the file
 }
 
 var labelsFormat = durable.Format{Version: 2, Plain: 1}
@@ -35,8 +38,10 @@ func openLabels(dir string, limits meter.Limits) (*labels, error) {
 	return l, nil
 }
 
-// save makes the values durable where some are new. It belongs to the applier.
+// save makes the values durable where some are new. It is safe for concurrent use.
 func (l *labels) save() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
 	changes := l.Changes()
 	if changes == l.saved {
 		return nil

@@ -45,9 +45,13 @@ type OtherProducer struct {
 }
 
 // accounts keeps what Ledger reports. It is safe for concurrent use.
+//
+// Each change is whole: an event goes from pending to the totals, and the position of its partition moves over it, in one step. Where
+// pending must be counted anew, the count is made aside and adopted in one step too, so that the accounts balance at any time, also
+// while the journal cannot be read.
 type accounts struct {
 	mu       sync.Mutex
-	changed  sync.Cond // known or recounting changed
+	changed  sync.Cond // known changed
 	end      uint64    // the last event that accepted and pending include
 	accepted counts
 	newest   times
@@ -56,11 +60,27 @@ type accounts struct {
 	// how many events were counted under our ids by another data directory.
 	gaps             seqSet
 	damaged, surplus uint64
-	// known says that the store's totals have been read. recounting says that pending is being counted anew.
-	known, recounting bool
-	since, before     uint64                    // events committed since recounting began, and events pending before it did
-	totals            map[totalsOf]meter.Totals // copies
-	sum               meter.Totals              // of totals
+	// known says that the store's totals have been adopted.
+	known bool
+	// positions says of each partition up to which event it is counted.
+	positions []uint64
+	totals    map[totalsOf]meter.Totals // copies
+	sum       meter.Totals              // of totals
+
+	// due says that pending must be counted anew. recount is what has happened since a count of it began, nil where none is
+	// under way.
+	due     bool
+	recount *recount
+	// impossible says that more events were to be taken from pending than there were.
+	impossible bool
+}
+
+// recount is a count of pending in the making: what to count, and what has changed meanwhile.
+type recount struct {
+	through   uint64   // the last event to be counted
+	positions []uint64 // after which the events of each partition are pending
+	committed counts   // events that came in since
+	moved     counts   // events that were taken from pending since
 }
 
 // totalsOf names the totals of one producer in one partition.
@@ -69,8 +89,11 @@ type totalsOf struct {
 	partition int
 }
 
-func newAccounts() *accounts {
-	a := &accounts{accepted: counts{}, newest: times{}, pending: counts{}, totals: map[totalsOf]meter.Totals{}, sum: meter.Totals{}}
+func newAccounts(partitions int) *accounts {
+	a := &accounts{
+		accepted: counts{}, newest: times{}, pending: counts{}, positions: make([]uint64, partitions),
+		totals: map[totalsOf]meter.Totals{}, sum: meter.Totals{},
+	}
 	a.changed.L = &a.mu
 	return a
 }
@@ -87,13 +110,14 @@ func (a *accounts) commit(first uint64, types []event.TypeCount, n int, accepted
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.end = first + uint64(n) - 1
-	if a.recounting {
-		a.since += uint64(n)
-	}
 	for _, t := range types {
 		a.accepted.add(t.Type, uint64(t.N))
-		a.newest.set(a.admitted(t.Type), acceptedMillis)
-		a.pending[a.admitted(t.Type)] += uint64(t.N)
+		name := a.admitted(t.Type)
+		a.newest.set(name, acceptedMillis)
+		a.pending[name] += uint64(t.N)
+		if a.recount != nil {
+			a.recount.committed[name] += uint64(t.N)
+		}
 	}
 }
 
@@ -112,28 +136,53 @@ func (a *accounts) admitted(eventType string) string {
 	return event.Other
 }
 
-// apply moves events from pending to the totals of a producer. moved has the events per type, totals their new values.
-func (a *accounts) apply(of totalsOf, moved counts, changed meter.Totals) {
+// apply moves events of a partition, up to last, from pending to the totals of a producer. moved has the events per type, changed
+// the new values of the totals.
+func (a *accounts) apply(of totalsOf, moved counts, changed meter.Totals, last uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for t, n := range moved {
-		a.pending[a.admitted(t)] -= n
+		name := a.admitted(t)
+		a.pending.subtract(name, n, &a.impossible)
+		if a.recount != nil {
+			a.recount.moved[name] += n
+		}
 	}
 	if a.totals[of] == nil {
 		a.totals[of] = meter.Totals{}
 	}
 	for s, n := range changed {
-		a.sum[s] += n - a.totals[of][s]
+		a.sum[s] += n - a.totals[of][s] // the sum has the old value in it
 		a.totals[of][s] = n
 	}
+	a.positions[of.partition] = max(a.positions[of.partition], last)
 }
 
-// setTotals replaces the totals of a producer by what the store holds.
-func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
+// advance notes that a partition has no event up to last that is not counted.
+func (a *accounts) advance(partition int, last uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.positions[partition] = max(a.positions[partition], last)
+}
+
+// position returns the event up to which a partition is counted.
+func (a *accounts) position(partition int) uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.positions[partition]
+}
+
+// countedThrough returns the event up to which all partitions are counted.
+func (a *accounts) countedThrough() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Min(a.positions)
+}
+
+// setTotals replaces the totals of a producer by what the store holds. a.mu is held.
+func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
 	for s, n := range a.totals[of] {
-		if a.sum[s] -= n; a.sum[s] == 0 {
+		if a.sum[s] -= n; a.sum[s] == 0 { // the sum has it in it
 			delete(a.sum, s)
 		}
 	}
@@ -143,45 +192,90 @@ func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
 	}
 }
 
-// recount begins to count pending anew and returns the last event that the caller has to count; later ones are counted
-// as they are committed.
-func (a *accounts) recount() (through uint64) {
+// beginRecount begins to count pending anew, where the positions of some partitions are to be others. Until finishRecount
+// everything stays as it is; abandonRecount ends it without a change.
+func (a *accounts) beginRecount(moved map[int]uint64) *recount {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.recounting {
-		a.before = sumOf(a.pending)
+	a.recount = &recount{through: a.end, positions: slices.Clone(a.positions), committed: counts{}, moved: counts{}}
+	for partition, position := range moved {
+		a.recount.positions[partition] = position
 	}
-	a.recounting = true
-	a.pending, a.since = counts{}, 0
-	return a.end
+	a.due = false
+	return a.recount
 }
 
-// recounted ends what recount began. Events in the gaps are damaged, unless they had been counted before they were. shared
-// says that another data directory has counted under one of our ids, so that the totals hold more than our journal.
-func (a *accounts) recounted(pending counts, shared bool) {
+// abandonRecount leaves everything as it was, and says that the recount is still due.
+func (a *accounts) abandonRecount() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	sum := uint64(0)
-	for t, n := range pending {
-		a.pending[a.admitted(t)] += n
-		sum += n
+	a.recount, a.due = nil, true
+}
+
+// finishRecount adopts what was counted, with the totals and positions of the partitions that the store was asked for. Events in
+// the gaps are damaged, unless they had been counted before they were. shared says that another data directory has counted under
+// one of our ids, so that the totals hold more than our journal.
+func (a *accounts) finishRecount(counted counts, totals map[totalsOf]meter.Totals, moved map[int]uint64, shared bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.recount
+	a.recount, a.impossible = nil, false
+	for of, t := range totals {
+		a.setTotals(of, t)
 	}
-	settled := a.settled()
-	for t, n := range settled {
+	for partition, position := range moved {
+		a.positions[partition] = position
+	}
+	a.pending = r.committed
+	for t, n := range counted {
+		a.pending[a.admitted(t)] += n
+	}
+	for t, n := range r.moved {
+		a.pending.subtract(t, n, &a.impossible)
+	}
+	a.weigh(shared)
+	a.known = true
+	a.changed.Broadcast()
+}
+
+// weigh finds out how many events are damaged, and how many were counted by another data directory. a.mu is held.
+func (a *accounts) weigh(shared bool) {
+	sum := sumOf(a.pending)
+	for t, n := range a.settled() {
 		sum += n
 		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
-		if gone := n + pending[t]; (len(a.gaps.runs) > 0 || shared) && a.accepted[t] < gone {
+		if gone := n + a.pending[t]; (len(a.gaps.runs) > 0 || shared) && a.accepted[t] < gone {
 			a.accepted[t] = gone
 		}
 	}
 	a.damaged, a.surplus = 0, 0
-	if through := a.end - a.since; sum < through {
-		a.damaged = min(through-sum, a.gaps.len(a.end))
-	} else if shared {
-		a.surplus = sum - through
+	switch {
+	case sum < a.end:
+		a.damaged = min(a.end-sum, a.gaps.len(a.end))
+	case shared:
+		a.surplus = sum - a.end
 	}
-	a.since, a.recounting, a.known = 0, false, true
-	a.changed.Broadcast()
+}
+
+// imbalance returns what is accepted and what is accounted for, and whether the two differ, or something impossible has
+// happened. It is false while the store's totals are not known.
+func (a *accounts) imbalance() (accepted, accounted uint64, wrong bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	accepted, accounted = a.end+a.surplus, sumOf(a.pending)+a.damaged
+	for s, n := range a.sum {
+		if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
+			accounted += n
+		}
+	}
+	return accepted, accounted, a.known && (a.impossible || accepted != accounted)
+}
+
+// recountDue says that pending must be counted anew.
+func (a *accounts) recountDue() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.due
 }
 
 // settled returns the events per type that are counted or duplicates. a.mu is held.
@@ -197,13 +291,14 @@ func (a *accounts) settled() counts {
 	return sums
 }
 
-// gap notes events that cannot be read any more, and says whether that is news.
-func (a *accounts) gap(r run) bool {
+// gap notes events that cannot be read any more. Where that is news, what is pending cannot all be applied, and is to be counted
+// anew.
+func (a *accounts) gap(r run) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := a.gaps.len(r.Last)
 	a.gaps.addRun(r)
-	return a.gaps.len(r.Last) != before
+	a.due = a.due || a.gaps.len(r.Last) != before
 }
 
 // counted returns this data directory's lifetime totals over producers and partitions, or false while they are not
@@ -214,7 +309,7 @@ func (a *accounts) counted() (meter.Totals, bool) {
 	return maps.Clone(a.sum), a.known
 }
 
-// ledger takes a consistent view. It waits while pending is being counted, and until the store's totals are known.
+// ledger takes a consistent view. It waits until the store's totals are known.
 func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
 	stop := context.AfterFunc(ctx, func() {
 		a.mu.Lock()
@@ -224,7 +319,7 @@ func (a *accounts) ledger(ctx context.Context) (*Ledger, error) {
 	defer stop()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for !a.known || a.recounting {
+	for !a.known {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
@@ -348,13 +443,10 @@ func (a *accounts) newestEvents() times {
 	return maps.Clone(a.newest)
 }
 
-// pendingEvents returns the number of events that are pending. While they are being counted anew it is that of before.
+// pendingEvents returns the number of events that are pending.
 func (a *accounts) pendingEvents() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.recounting {
-		return a.before + a.since
-	}
 	return sumOf(a.pending)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"usaged/aggregator/event"
@@ -22,6 +23,7 @@ const (
 // maintain writes checkpoints, begins a segment each day, and deletes what is past its time.
 func (p *applier) maintain(ctx context.Context) {
 	if err := p.checkpoint(); err != nil {
+		p.checkpointAt = time.Now().Add(maxBackoff)
 		p.a.metrics.checkpointErrors.Inc()
 		p.log.Error("no checkpoint could be written; segments are kept until one can", "err", err)
 	}
@@ -47,8 +49,11 @@ func (p *applier) maintain(ctx context.Context) {
 
 // checkpoint writes the checkpoints of sealed segments that have been applied.
 func (p *applier) checkpoint() error {
+	if time.Now().Before(p.checkpointAt) {
+		return nil
+	}
 	newest := p.checkpoints.newest()
-	applied := p.behind()
+	applied := p.a.accounts.countedThrough()
 	for _, seg := range p.a.journal.Segments() {
 		if !seg.Sealed || seg.Index <= newest.Segment || seg.Last > applied {
 			continue
@@ -69,19 +74,14 @@ func (p *applier) checkpoint() error {
 	return nil
 }
 
-// current returns the checkpoint of a segment at whose end all chains stand now, nil where they don't.
+// current returns the checkpoint of a segment at whose end all partitions stand now, nil where they don't.
 func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
-	if seg.Last != applied {
-		return nil
-	}
-	for _, c := range p.chains {
-		if c.position != applied || c.batch != nil {
-			return nil
-		}
-	}
 	a := p.a.accounts
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if seg.Last != applied || slices.ContainsFunc(a.positions, func(position uint64) bool { return position != applied }) {
+		return nil
+	}
 	cp := &checkpoint{Accepted: counts{}, Newest: maps.Clone(a.newest), Totals: map[string][]meter.Totals{}}
 	for _, r := range a.gaps.runs {
 		if r.Last <= applied {
@@ -89,8 +89,8 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 		}
 	}
 	for _, producer := range p.identity.Producers {
-		for i := range p.chains {
-			totals := cp.totals(producer.ID, i, len(p.chains))
+		for i := range p.partitions {
+			totals := cp.totals(producer.ID, i, len(p.partitions))
 			maps.Copy(totals, a.totals[totalsOf{producer.ID, i}])
 			for s, n := range totals { // everything accepted up to here is one of the two
 				if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
@@ -125,7 +125,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 		if rec.Gap > 0 {
 			cp.Damaged = append(cp.Damaged, run{rec.First - rec.Gap, rec.First - 1})
 		}
-		p.each(rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
+		each(p.users, rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
 			cp.Newest.set(string(v.Type), v.AcceptedMillis)
 			switch f := again.folder(user.partition, seq); {
@@ -151,7 +151,7 @@ func (p *applier) retire() {
 		total += seg.Bytes
 	}
 	through, early := -1, false
-	newest, applied := p.checkpoints.newest().Segment, p.behind() // which is before the newest where the store has lost something
+	newest, applied := p.checkpoints.newest().Segment, p.a.accounts.countedThrough() // which is before the newest where the store has lost something
 	for _, seg := range segments {
 		tooLarge := p.a.cfg.RetentionBytes > 0 && total > p.a.cfg.RetentionBytes
 		expired := seg.Newest.Before(deadline)

@@ -16,7 +16,8 @@ type aggregatorMetrics struct {
 	events, duplicates, badValues, expired, unverified *metrics.Counter
 	overflowTypes, overflowReferences                  *metrics.Counter
 	storeErrors, checkpointErrors, rewinds, rebuilds   *metrics.Counter
-	storeAhead, retiredEarly                           *metrics.Gauge
+	readErrors, recounts                               *metrics.Counter
+	storeAhead, retiredEarly, stopped                  *metrics.Gauge
 	applyDuration                                      prometheus.Histogram
 }
 
@@ -29,6 +30,11 @@ var help = map[string]string{
 	"usaged_overflow_total":              "Events (kind types) and sums (kind references) counted under __other__ because a limit per day was reached.",
 	"usaged_label_overflow_total":        "Additions to a metric of usage that went under the label value __other__ because the label has as many values as it may, by metric.",
 	"usaged_store_errors_total":          "Attempts to read or write the store that failed and are repeated.",
+	"usaged_apply_read_errors_total":     "Attempts to read the journal for the store that failed, for a reason that may pass, and are repeated.",
+	"usaged_apply_stopped_partitions":    "Partitions of the store that take no events since the journal could not be read several times in a row.",
+	"usaged_apply_partitions":            "Partitions of the store by what their worker does: loading what the store holds, catching_up with the journal, live, or fenced by another process.",
+	"usaged_ledger_unbalanced":           "1 where the accepted events are not the sum of counted, duplicate, pending and damaged ones.",
+	"usaged_ledger_recounts_total":       "Times that the ledger was counted anew from the store and the journal because it did not balance.",
 	"usaged_rewinds_total":               "Times that the store had lost what was applied to it, so that it was applied again from the journal.",
 	"usaged_rebuilt_events_total":        "Events of the journal that were counted by a meter later than when they were applied, because a rebuild was asked for.",
 	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
@@ -61,6 +67,9 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 		rewinds:            set.GetOrCreateCounter("usaged_rewinds_total"),
 		rebuilds:           set.GetOrCreateCounter("usaged_rebuilt_events_total"),
 		storeAhead:         set.GetOrCreateGauge("usaged_store_ahead", nil),
+		readErrors:         set.GetOrCreateCounter("usaged_apply_read_errors_total"),
+		recounts:           set.GetOrCreateCounter("usaged_ledger_recounts_total"),
+		stopped:            set.GetOrCreateGauge("usaged_apply_stopped_partitions", nil),
 		retiredEarly:       set.GetOrCreateGauge("usaged_journal_retired_early", nil),
 		applyDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                           "usaged_apply_duration_seconds",
@@ -75,6 +84,13 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 	}
 	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return p.lag().Seconds() })
 	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.pendingEvents()) })
+	set.NewGauge("usaged_ledger_unbalanced", func() float64 {
+		_, _, wrong := p.a.accounts.imbalance()
+		return boolValue(wrong)
+	})
+	for state, name := range partitionStates {
+		set.NewGauge(fmt.Sprintf("usaged_apply_partitions{state=%q}", name), func() float64 { return float64(p.inState(partitionState(state))) })
+	}
 	set.NewGauge("usaged_fenced", func() float64 { return boolValue(p.isFenced()) })
 	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.isKnown()) })
 	if reg != nil {

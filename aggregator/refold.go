@@ -44,7 +44,7 @@ func (r *refold) folder(partition int, seq uint64) *meter.Folder {
 // addTo adds what was folded to a checkpoint.
 func (r *refold) addTo(cp *checkpoint) error {
 	for key, f := range r.folds {
-		addTotals(cp.totals(key.of.producer, key.of.partition, len(r.p.chains)), f.Delta().Totals, cp.Accepted.admit)
+		addTotals(cp.totals(key.of.producer, key.of.partition, len(r.p.partitions)), f.Delta().Totals, cp.Accepted.admit)
 	}
 	return errors.Join(r.err, r.p.a.labels.save())
 }

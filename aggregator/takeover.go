@@ -14,7 +14,7 @@ func (p *applier) leaveFenced(ctx context.Context) error {
 	if !p.identity.Fenced {
 		return nil
 	}
-	from := make([]uint64, len(p.chains))
+	from := make([]uint64, len(p.partitions))
 	for i := range from {
 		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
@@ -37,7 +37,7 @@ func (p *applier) leaveFenced(ctx context.Context) error {
 // other events; what was accepted since the opening moves to the new id.
 func (p *applier) leaveAhead(ctx context.Context) error {
 	ahead := uint64(0)
-	for i := range p.chains {
+	for i := range p.partitions {
 		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
 			return err
@@ -48,7 +48,7 @@ func (p *applier) leaveAhead(ctx context.Context) error {
 		return nil
 	}
 	p.a.metrics.storeAhead.Set(1)
-	from := make([]uint64, len(p.chains))
+	from := make([]uint64, len(p.partitions))
 	for i := range from {
 		from[i] = max(p.endAtOpen, p.identity.last().From[i])
 	}
@@ -69,20 +69,16 @@ func (p *applier) addProducer(from []uint64, why string) error {
 // takeOver makes sure that no earlier process applies anything from now on.
 func (p *applier) takeOver(ctx context.Context) error {
 	session := p.identity.Session
-	offsets := make([]uint64, len(p.chains))
-	for i := range p.chains {
+	offsets := make([]uint64, len(p.partitions))
+	for i := range p.partitions {
 		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
 			return err
 		}
 		session, offsets[i] = max(session, st.Session), st.Offset
 	}
-	p.mu.Lock()
-	p.identity.Session = sessionAfter(session)
-	err := p.identity.save()
-	p.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("save session: %w", err)
+	if err := p.ensureSession(session); err != nil {
+		return err
 	}
 	for i, offset := range offsets {
 		out, err := p.a.cfg.Store.Apply(ctx, &store.Batch{
@@ -95,6 +91,23 @@ func (p *applier) takeOver(ctx context.Context) error {
 			return fmt.Errorf("an earlier process still applies (offset %d became %d)", offset, out.Offset)
 		}
 	}
+	return nil
+}
+
+// ensureSession gives this process a durable session that is no lower than the highest that the store knows. A process has one for all
+// its attempts to connect, and takes another only where somebody else has taken over meanwhile: the store keeps the sessions
+// that took over.
+func (p *applier) ensureSession(highest uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tookOver && p.identity.Session >= highest {
+		return nil
+	}
+	p.identity.Session = sessionAfter(highest)
+	if err := p.identity.save(); err != nil {
+		return fmt.Errorf("save session: %w", err)
+	}
+	p.tookOver = true
 	return nil
 }
 

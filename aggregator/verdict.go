@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 )
 
 // A verdict note says which events were found to be duplicates. It is journalled before the batch without them is
@@ -138,4 +140,55 @@ func (s *seqSet) dropThrough(seq uint64) {
 	if len(s.runs) > 0 && s.runs[0].First <= seq {
 		s.runs[0].First = seq + 1
 	}
+}
+
+// verdicts are the duplicates that are known after the position of the partition that is furthest back. They are safe for
+// concurrent use. A verdict is for ever, so a set that knows too many does no harm; one that lacks some counts twice.
+type verdicts struct {
+	mu   sync.RWMutex
+	set  seqSet
+	last atomic.Uint64 // the last one: nearly all events that are asked for lie after it
+}
+
+func (v *verdicts) has(seq uint64) bool {
+	if seq > v.last.Load() {
+		return false
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.set.has(seq)
+}
+
+func (v *verdicts) add(seqs ...uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.set.add(seqs...)
+	v.noteLast()
+}
+
+// addAll adds those of a set.
+func (v *verdicts) addAll(set *seqSet) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, r := range set.runs {
+		v.set.addRun(r)
+	}
+	v.noteLast()
+}
+
+// dropThrough forgets everything up to and including seq.
+func (v *verdicts) dropThrough(seq uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.set.dropThrough(seq)
+	v.noteLast()
+}
+
+// noteLast is called with v.mu held.
+func (v *verdicts) noteLast() {
+	last := uint64(0)
+	if n := len(v.set.runs); n > 0 {
+		last = v.set.runs[n-1].Last
+	}
+	v.last.Store(last)
 }
