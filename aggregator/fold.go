@@ -28,8 +28,8 @@ type fold struct {
 	checkers   []uint64           // the events that make the checks
 	acceptance map[[16]byte]int64 // of the ids of this fold
 	ids        idScope
-	duplicates []uint64           // found within this fold, without a verdict in the journal
-	unverified uint64             // events whose ids were too old to be checked
+	duplicates []uint64 // found within this fold, without a verdict in the journal
+	unverified uint64   // events whose ids were too old to be checked
 }
 
 // reset empties the fold for events after the position of the partition.

@@ -113,7 +113,7 @@ func faultScript(st *faulty, d *daemon, l *ledger, skip func(time.Duration), los
 		}
 	}
 	send("1", "2")
-	st.fail(0, 0, 1) // the partition falls back
+	st.fail(0, 0, 1)         // the partition falls back
 	send("8", "2", "3", "7") // "8" is kept; the others are one batch later: a repeated id, one that is new, and more
 	time.Sleep(7 * time.Second)
 	d.balanced("with a partition that fails")
