@@ -2,20 +2,17 @@ package clock
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 
 	"usaged/aggregator/durable"
 )
 
-// fileVersion is the version of the file's format.
-const fileVersion = 1
+// fileFormat is the format of the file. None without a checksum is believed.
+var fileFormat = durable.Format{Version: 2, Plain: -1}
 
 const (
 	// lookInterval is how often Run looks at the wall clock, so that a jump shows although nobody asks for the time.
@@ -27,26 +24,13 @@ const (
 // saved is the content of the file. After a crash it is up to saveInterval old, which matters only after a boot, and then
 // only to how much the daemon doubts its clock.
 type saved struct {
-	Version int    `json:"version"`
-	BootID  string `json:"boot_id"`
+	BootID string `json:"boot_id"`
 	// SinceBoot is when Expected and Now were true.
 	SinceBoot time.Duration `json:"since_boot_nanos"`
 	Expected  time.Time     `json:"expected"`
 	Now       time.Time     `json:"now"`
 	Doubt     time.Duration `json:"doubt_nanos"`
 	Steady    time.Duration `json:"steady_nanos"`
-	// Checksum is the CRC-32C of the file's JSON with 0 in its place.
-	Checksum uint32 `json:"checksum"`
-}
-
-// sum returns the checksum of the content.
-func (s saved) sum() uint32 {
-	s.Checksum = 0
-	data, err := json.Marshal(s)
-	if err != nil {
-		panic("clock: the state does not encode: " + err.Error())
-	}
-	return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
 }
 
 // Open returns a clock that goes on where the file says that an earlier process has stopped. It never fails: whatever is
@@ -158,7 +142,7 @@ func (c *Clock) Run(ctx context.Context) {
 // content is what the file should say. c.mu is held.
 func (c *Clock) content() saved {
 	return saved{
-		Version: fileVersion, BootID: c.machine.BootID, SinceBoot: c.read,
+		BootID: c.machine.BootID, SinceBoot: c.read,
 		Expected: c.expected, Now: c.now, Doubt: c.doubt, Steady: c.steady,
 	}
 }
@@ -180,33 +164,17 @@ func (c *Clock) save() {
 }
 
 // write replaces the file. c.saveMu is held.
-func (c *Clock) write(s saved) error {
-	s.Checksum = s.sum()
-	data, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("encode the file of the clock: %w", err)
-	}
-	return durable.WriteFile(c.path, append(data, '\n'), 0o640)
-}
+func (c *Clock) write(s saved) error { return fileFormat.SaveJSON(c.path, s, 0o640) }
 
 // readFile returns what the file says, nil where there is none.
 func readFile(path string) (*saved, error) {
-	data, err := os.ReadFile(path)
+	s := &saved{}
+	_, err := fileFormat.LoadJSON(path, s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
-	}
-	s := &saved{}
-	if err := json.Unmarshal(data, s); err != nil {
-		return nil, fmt.Errorf("it is damaged: %w", err)
-	}
-	if s.Version != fileVersion {
-		return nil, fmt.Errorf("it has version %d, and this usaged knows %d", s.Version, fileVersion)
-	}
-	if s.sum() != s.Checksum {
-		return nil, errors.New("it is damaged: its checksum is wrong")
 	}
 	return s, nil
 }
