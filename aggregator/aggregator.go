@@ -35,6 +35,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/retention"
 	"usaged/aggregator/store"
 )
 
@@ -52,6 +53,8 @@ type Config struct {
 	Labels meter.Limits
 	// Retention is the number of UTC days, today included, that rollups are kept and events may be dated back. Required.
 	Retention int
+	// Policy says for how many days rollups and events are kept, which may be longer. Nil: for Retention.
+	Policy *retention.Policy
 	// RetentionBytes is the size of the journal beyond which its oldest segments are deleted before their time, 0 for no
 	// limit.
 	RetentionBytes int64
@@ -191,11 +194,6 @@ func (a *Aggregator) Ready() error { return a.journal.Ready() }
 // Oldest returns the oldest UTC day inside the retention window.
 func (a *Aggregator) Oldest() event.Day {
 	return event.DayOf(a.cfg.Now()) - event.Day(a.cfg.Retention) + 1
-}
-
-// oldestKept returns the oldest UTC day that is not deleted.
-func (a *Aggregator) oldestKept() event.Day {
-	return event.DayOf(a.cfg.Deletion()) - event.Day(a.cfg.Retention) + 1
 }
 
 // producers returns the ids under which this data directory has counted.

@@ -58,6 +58,9 @@ type applier struct {
 	full     bool     // the last fold ended although there was more
 	verdicts verdicts // safe for concurrent use
 
+	// announced is when what a lowered retention deletes is due, as was logged last.
+	announced time.Time
+
 	lastCheck, lastQuiet, lastMaintenance, lastWarning, lastReload time.Time
 	day                                                            event.Day
 	recountAt, checkpointAt                                        time.Time // not before these, after an error

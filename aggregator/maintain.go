@@ -15,8 +15,9 @@ import (
 const (
 	// maintainInterval is how often retention is looked after.
 	maintainInterval = time.Minute
-	// graceDays is how much longer than the retention window the journal keeps events: a rollup of the oldest day can
-	// be rebuilt whole, wherever on the earth and however late its events were sent.
+	// graceDays is how much longer than the days that are kept the journal keeps events: a rollup of the oldest day can
+	// be rebuilt whole, wherever on the earth and however late its events were sent. A store that is told what to delete
+	// keeps rollups as long, so that whoever raises the retention has all that the journal has.
 	graceDays = 3
 )
 
@@ -40,10 +41,11 @@ func (p *applier) maintain(ctx context.Context) {
 		}
 	}
 	p.day = today
-	if err := p.a.cfg.Store.Expire(ctx, p.a.oldestKept(), p.a.cfg.Deletion()); err != nil {
+	if err := p.a.cfg.Store.Expire(ctx, p.a.oldestStored(p.a.keptDays()), p.a.cfg.Deletion()); err != nil {
 		p.a.metrics.storeErrors.Inc()
 		p.log.Warn("expired days could not be removed from the store; retrying in a minute", "err", err)
 	}
+	p.announceExpiry(ctx)
 	p.retire()
 }
 
@@ -145,7 +147,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 // the newest that fit into the size limit.
 func (p *applier) retire() {
 	segments := p.a.journal.Segments()
-	deadline := p.a.cfg.Deletion().AddDate(0, 0, -(p.a.cfg.Retention + graceDays))
+	deadline := p.a.journalDeadline(p.a.keptDays())
 	var total int64
 	for _, seg := range segments {
 		total += seg.Bytes

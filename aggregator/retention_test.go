@@ -57,8 +57,8 @@ func TestJournalIsKeptThreeDaysLongerThanRollups(t *testing.T) {
 			t.Errorf("accounts %+v, %v", acc, err)
 		}
 		today := event.DayOf(time.Now())
-		if got := counts(t, st, today-30, today-2); len(got) != 0 {
-			t.Errorf("rollups beyond the retention: %v", got)
+		if got := counts(t, st, today-30, today-5); len(got) != 0 {
+			t.Errorf("rollups beyond the retention and three days: %v", got)
 		}
 		d.close()
 	})

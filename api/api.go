@@ -68,7 +68,9 @@ type Config struct {
 	Tails    Tailer
 	Quiet    QuietTimes
 	Clock    Clock
-	Tokens   *auth.Tokens
+	// Retention says how many days are kept.
+	Retention Retainer
+	Tokens    *auth.Tokens
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.
 	Health HealthReader

@@ -53,6 +53,8 @@ func (a *API) routes() []route {
 		{post, "/api/v1/usage/backfill", "backfill-ask", adminRole, false, "write the past into Prometheus", a.postBackfill},
 		{get, "/api/v1/usage/clock", "clock", adminRole, true, "the time, and the wall clock", a.getClock},
 		{post, "/api/v1/usage/clock/accept", "clock-accept", adminRole, false, "accept the wall clock", a.postAccept},
+		{get, "/api/v1/usage/retention", "retention", adminRole, true, "how many days are kept", a.getRetention},
+		{post, "/api/v1/usage/retention/apply", "retention-apply", adminRole, false, "delete what is beyond them", a.postRetention},
 		{get, "/api/v1/usage/{meter}", "meter", adminRole, true, "any other meter", a.getMeter("")},
 		{get, "/api/v1/openapi.yaml", "openapi", 0, true, "description of this API", a.getOpenAPI},
 		{get, "/metrics", "metrics", scrapers, false, "metrics for Prometheus", a.getMetrics},

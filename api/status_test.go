@@ -162,6 +162,8 @@ func getExchanges() []exchange {
 		get("has no Prometheus to fill", "/api/v1/usage/backfill", 404),
 		get("tells the time", "/api/v1/usage/clock", 200),
 		get("refuses parameters of the clock", "/api/v1/usage/clock?days=3", 422),
+		get("says what will be deleted", "/api/v1/usage/retention", 200),
+		get("cannot say what will be deleted", "/api/v1/usage/retention", 503),
 		get("describes itself", "/", 200),
 		get("is healthy", "/-/healthy", 200),
 		get("is ready", "/-/ready", 200),
@@ -195,6 +197,7 @@ func getExchanges() []exchange {
 		{name: "cannot note a rebuild", role: "admin", method: "POST", path: "/api/v1/usage/meters/minutes/rebuild", status: 500},
 		{name: "accepts the wall clock", role: "admin", method: "POST", path: "/api/v1/usage/clock/accept", status: 200},
 		{name: "cannot note that the wall clock is accepted", role: "admin", method: "POST", path: "/api/v1/usage/clock/accept", status: 500},
+		{name: "deletes what is beyond the retention", role: "admin", method: "POST", path: "/api/v1/usage/retention/apply", status: 200},
 		{name: "begins a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 202},
 		{name: "begins no backfill without Prometheus", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 404},
 		{name: "cannot note a backfill", role: "admin", method: "POST", path: "/api/v1/usage/backfill", status: 500},
@@ -247,6 +250,8 @@ func getExchanges() []exchange {
 			e.edit = func(c *api.Config) {
 				c.Clock = &wrongClock{err: errors.New("write clock.json: no space left on device")}
 			}
+		case "cannot say what will be deleted":
+			e.edit = func(c *api.Config) { c.Retention = &lowered{err: errors.New("dial tcp: refused")} }
 		case "has no ledger":
 			e.edit = func(c *api.Config) { c.Ledger = books{err: errors.New("dial tcp: refused")} }
 		case "refuses a cursor of another replica":

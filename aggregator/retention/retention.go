@@ -139,15 +139,18 @@ func (p *Policy) State() State {
 	return State{Days: p.cfg.Days, Kept: p.state.Kept, Due: p.state.Due, Failures: p.failures}
 }
 
-// Apply has the days beyond those asked for deleted without a further wait. When it returns nil that survives a crash; on
-// an error nothing has changed.
+// ErrNotSaved says that a decision could not be noted, and so was not taken.
+var ErrNotSaved = errors.New("the file of the retention could not be written")
+
+// Apply has the days beyond those asked for deleted without a further wait. When it returns nil that survives a crash; an error
+// is ErrNotSaved (errors.Is), and nothing has changed.
 func (p *Policy) Apply() (State, error) {
 	p.mu.Lock()
 	s := saved{Kept: p.state.Asked, Asked: p.state.Asked}
 	if !p.state.Due.IsZero() {
 		if err := fileFormat.SaveJSON(p.cfg.Path, s, 0o640); err != nil {
 			p.mu.Unlock()
-			return p.State(), fmt.Errorf("apply the retention: %w: see that the disk has room, and try again", err)
+			return p.State(), fmt.Errorf("apply the retention: %w: %w: see that the disk has room, and try again", ErrNotSaved, err)
 		}
 		p.log.Warn("an operator has the days deleted that are not asked for any more", "days", s.Kept, "kept_before", p.state.Kept)
 		p.state = s

@@ -148,6 +148,10 @@ func (d *daemonDoctor) metrics(ctx context.Context, api *client.Client) {
 		d.fail(check, fmt.Sprintf("the wall clock of its machine is %.0f s ahead of the time, because it has jumped", jump),
 			"set the clock right, or run `usagectl clock accept` if it is right now")
 	}
+	if due, _ := sample(text, "usaged_retention_due_timestamp_seconds"); due > 0 {
+		d.warn(check, fmt.Sprintf("--retention.days was lowered, and days beyond it will be deleted at %s", time.Unix(int64(due), 0).UTC().Format(time.RFC3339)),
+			"see `usagectl retention`; to keep them start the daemon with as many days as before")
+	}
 	if lag, _ := sample(text, "usaged_apply_lag_seconds"); lag > slow {
 		d.warn(check, fmt.Sprintf("the oldest event that is not applied is %.0f s old", lag), "the store is slow or refuses: see the log")
 	}

@@ -7,6 +7,7 @@ import (
 
 	"usaged/aggregator/clock"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/retention"
 )
 
 // openClock opens the clock by which everything in the daemon goes that is stamped or kept for a time.
@@ -31,4 +32,15 @@ func (d *daemon) openClock(machine clock.Machine, open *closers) {
 		<-done
 		return nil
 	})
+}
+
+// openRetention decides how many days are kept, which may be more than are asked for now.
+func (d *daemon) openRetention() {
+	d.kept = retention.Open(retention.Config{
+		Path: filepath.Join(d.cfg.dataDir, "retention.json"),
+		Days: d.cfg.retentionDays,
+		Now:  d.clock.Deletion,
+		Log:  d.log.With("component", "retention"),
+	})
+	d.kept.Register(d.set)
 }

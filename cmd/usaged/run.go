@@ -30,6 +30,7 @@ import (
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/retention"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/redis"
 	"usaged/aggregator/store/sqlite"
@@ -87,6 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, machine c
 	if d.damaged, err = aside.New(cfg.dataDir, log, d.registry); err != nil {
 		return err
 	}
+	d.openRetention()
 	if err := d.tokens(); err != nil {
 		return err
 	}
@@ -128,6 +130,7 @@ type daemon struct {
 	cfg      *config
 	log      *slog.Logger
 	clock    *clock.Clock
+	kept     *retention.Policy
 	set      *metrics.Set
 	registry *prometheus.Registry
 
@@ -205,7 +208,7 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, "usage.db"), Log: log, Metrics: d.set})
 	}
 	cfg := d.cfg.redis
-	cfg.Retention, cfg.Log, cfg.Metrics = d.cfg.retentionDays, log, d.set
+	cfg.Retention, cfg.Kept, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.kept.Kept, log, d.set
 	if cfg.Partitions == 0 { // Redis may be away
 		var err error
 		if cfg.Partitions, err = aggregator.Partitions(d.cfg.dataDir); err != nil {
@@ -234,6 +237,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 		Shared:         d.cfg.redis.URL != "",
 		Meters:         meters,
 		Retention:      d.cfg.retentionDays,
+		Policy:         d.kept,
 		RetentionBytes: int64(d.cfg.retentionSize),
 		Now:            d.clock.Now,
 		Deletion:       d.clock.Deletion,
@@ -294,7 +298,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, clock.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
+		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
 		usage,
 		d.gauges(open),
 		d.quiet,
@@ -366,6 +370,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Tails:       d.agg,
 		Quiet:       d.quiet,
 		Clock:       d.clock,
+		Retention:   d.agg,
 		Health:      health,
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,

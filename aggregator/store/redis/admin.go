@@ -28,7 +28,7 @@ func (i *Inspector) Producers(ctx context.Context, m *Meta) ([]ProducerState, er
 	const doing = "read producers"
 	found := make(map[string]*ProducerState)
 	for n := range m.Partitions {
-		space := newKeyspace(n, m.Partitions, 0)
+		space := newKeyspace(n, m.Partitions, nil)
 		ids, err := i.client.SMembers(ctx, space.producers()).Result()
 		if err != nil {
 			return nil, explained(doing, err)
@@ -67,7 +67,7 @@ func (i *Inspector) Producers(ctx context.Context, m *Meta) ([]ProducerState, er
 func (i *Inspector) Idle(ctx context.Context, m *Meta, id string) (time.Duration, error) {
 	least, known := time.Duration(1<<63-1), false
 	for n := range m.Partitions {
-		space := newKeyspace(n, m.Partitions, 0)
+		space := newKeyspace(n, m.Partitions, nil)
 		listed, err := i.client.SIsMember(ctx, space.producers(), id).Result()
 		if err == nil && !listed {
 			continue
@@ -95,7 +95,7 @@ func (i *Inspector) Idle(ctx context.Context, m *Meta, id string) (time.Duration
 // and is listed again.
 func (i *Inspector) Prune(ctx context.Context, m *Meta, id string) error {
 	for n := range m.Partitions {
-		if err := i.client.SRem(ctx, newKeyspace(n, m.Partitions, 0).producers(), id).Err(); err != nil {
+		if err := i.client.SRem(ctx, newKeyspace(n, m.Partitions, nil).producers(), id).Err(); err != nil {
 			return explained(fmt.Sprintf("prune producer in partition %d", n), err)
 		}
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	// patience takes the place of shorter timeouts where it is set, as it is by tests on busy machines.
 	patience time.Duration
 
+	// Kept returns for how many days, today included, rollups are kept by now, where that may be longer. Nil: for Retention.
+	Kept func() int
 	// Now is the clock by which usage:meta and the eviction policy are looked at again. time.Now where nil.
 	Now func() time.Time
 	// Log receives warnings. nil discards them.

@@ -20,8 +20,8 @@ type keyspace struct {
 	prefix string
 	// buckets is the number of hashes over which the ids of a day are spread.
 	buckets uint32
-	// retention is the number of days that rollups are kept.
-	retention int
+	// kept returns for how many days rollups are kept.
+	kept func() int
 }
 
 // idBuckets is the number of hashes that the ids of one day lie in, over all partitions. Redis packs a hash of up to 128
@@ -29,11 +29,11 @@ type keyspace struct {
 // few ids cost little in all: at most 13 MB a day.
 const idBuckets = 65_536
 
-func newKeyspace(partition, partitions, retention int) *keyspace {
+func newKeyspace(partition, partitions int, kept func() int) *keyspace {
 	return &keyspace{
-		prefix:    "usage:{p" + strconv.Itoa(partition) + "}:",
-		buckets:   max(1, uint32(idBuckets/partitions)),
-		retention: retention,
+		prefix:  "usage:{p" + strconv.Itoa(partition) + "}:",
+		buckets: max(1, uint32(idBuckets/partitions)),
+		kept:    kept,
 	}
 }
 
@@ -66,7 +66,7 @@ func (k *keyspace) rollup(day event.Day, r meter.Rollup) string {
 
 // dayExpiry is when the keys of a day expire, in seconds since 1970: a day after it has left the window.
 func (k *keyspace) dayExpiry(day event.Day) uint64 {
-	return unix((day + event.Day(k.retention) + 1).Time())
+	return unix((day + event.Day(k.kept()) + 1).Time())
 }
 
 // bucket returns the number of the hash in which an id lies.

@@ -88,6 +88,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Retention <= 0 {
 		return nil, errors.New("open Redis store: no retention is given")
 	}
+	if cfg.Kept == nil {
+		cfg.Kept = func() int { return cfg.Retention }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -106,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Partitions = s.findPartitions(ctx)
 	}
 	for i := range cfg.Partitions {
-		s.spaces = append(s.spaces, newKeyspace(i, cfg.Partitions, cfg.Retention))
+		s.spaces = append(s.spaces, newKeyspace(i, cfg.Partitions, cfg.Kept))
 	}
 	if err := s.meet(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open Redis store: %w", err), s.Close())

@@ -1,0 +1,100 @@
+package aggregator
+
+import (
+	"context"
+	"time"
+
+	"usaged/aggregator/event"
+	"usaged/aggregator/retention"
+)
+
+// keptDays returns for how many UTC days, today included, rollups are kept.
+func (a *Aggregator) keptDays() int {
+	if a.cfg.Policy == nil {
+		return a.cfg.Retention
+	}
+	return max(a.cfg.Retention, a.cfg.Policy.Kept())
+}
+
+// oldestStored returns the oldest UTC day whose rollups are not deleted where so many days are kept.
+func (a *Aggregator) oldestStored(days int) event.Day {
+	return event.DayOf(a.cfg.Deletion()) - event.Day(days+graceDays) + 1
+}
+
+// journalDeadline returns the time before which segments of the journal are deleted where so many days are kept.
+func (a *Aggregator) journalDeadline(days int) time.Time {
+	return a.cfg.Deletion().AddDate(0, 0, -(days + graceDays))
+}
+
+// Retention is how many days can be read and are kept, and what is going to be deleted because fewer are asked for.
+type Retention struct {
+	retention.State
+	// From and To are the days with rollups that will go, Events how many events these have. To is before From where there are
+	// none.
+	From, To event.Day
+	Events   uint64
+	// Raw is how many events will leave the journal.
+	Raw uint64
+}
+
+// Retention says how many days are kept, and what is going to be deleted. It asks the store only where something is.
+func (a *Aggregator) Retention(ctx context.Context) (*Retention, error) {
+	r := &Retention{State: retention.State{Days: a.cfg.Retention, Kept: a.keptDays()}, To: -1}
+	if a.cfg.Policy != nil {
+		r.State = a.cfg.Policy.State()
+	}
+	if !r.Pending() {
+		return r, nil
+	}
+	wait := max(0, r.Due.Sub(a.cfg.Deletion()))
+	for _, seg := range a.journal.Segments() {
+		if seg.Sealed && seg.Newest.Before(a.journalDeadline(r.Days).Add(wait)) {
+			r.Raw += seg.Last + 1 - seg.First
+		}
+	}
+	first := a.oldestStored(r.Kept)
+	var days []event.Day
+	for day := first; day < a.oldestStored(r.Days); day++ {
+		days = append(days, day)
+	}
+	types, err := a.cfg.Store.Types(ctx, days)
+	if err != nil {
+		return nil, err
+	}
+	r.From = first
+	r.To = first - 1
+	for i, of := range types {
+		if len(of) == 0 {
+			continue
+		}
+		if r.To < r.From {
+			r.From = days[i]
+		}
+		r.To = days[i]
+		for _, n := range of {
+			r.Events += n
+		}
+	}
+	return r, nil
+}
+
+// ApplyRetention has what is not to be kept any more deleted now, instead of when it is due.
+func (a *Aggregator) ApplyRetention(ctx context.Context) (*Retention, error) {
+	if a.cfg.Policy != nil {
+		if _, err := a.cfg.Policy.Apply(); err != nil {
+			return nil, err
+		}
+	}
+	return a.Retention(ctx)
+}
+
+// announceExpiry says in the log, once for each time that it is decided, what is going to be deleted.
+func (p *applier) announceExpiry(ctx context.Context) {
+	r, err := p.a.Retention(ctx)
+	if err != nil || !r.Pending() || r.Due.Equal(p.announced) {
+		return // where the store is away it is said in a minute
+	}
+	p.announced = r.Due
+	p.log.Warn("--retention.days has been lowered; what is beyond it will be deleted when it is due: raise it again to keep that, or run `usagectl retention apply` "+
+		"to have it deleted now", "due", r.Due, "from", r.From.String(), "to", r.To.String(), "events", r.Events, "raw_events", r.Raw)
+}

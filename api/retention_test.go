@@ -1,0 +1,27 @@
+package api_test
+
+import (
+	"context"
+	"time"
+
+	"usaged/aggregator"
+	"usaged/aggregator/event"
+	kept "usaged/aggregator/retention"
+)
+
+// lowered is a retention that was lowered from 30 days to 7.
+type lowered struct{ err error }
+
+func (l *lowered) Retention(context.Context) (*aggregator.Retention, error) {
+	if l.err != nil {
+		return nil, l.err
+	}
+	today := event.DayOf(noon)
+	return &aggregator.Retention{
+		State: kept.State{Days: 7, Kept: 30, Due: noon.Add(20 * time.Hour)}, From: today - 29, To: today - 10, Events: 1234, Raw: 99,
+	}, nil
+}
+
+func (l *lowered) ApplyRetention(context.Context) (*aggregator.Retention, error) {
+	return &aggregator.Retention{State: kept.State{Days: 7, Kept: 7}}, l.err
+}
