@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -34,37 +33,28 @@ const unscopedWindow = store.ClaimLifetime
 // idScopeFile is <data>/ids.json. It is written once, before the first event of this version is accepted. A crash before that
 // only makes the window begin later.
 type idScopeFile struct {
-	Version int `json:"version"`
 	// ScopedSince is when this version was first started on the data directory, zero where nothing older can be near.
 	ScopedSince time.Time `json:"scoped_since,omitzero"`
 }
 
-const idScopeVersion = 1
+var idScopeFormat = durable.Format{Version: 2, Plain: 1}
 
 // openIDScope reads since when ids have their present scope. fresh says that neither the data directory nor its store can hold
 // anything of an older version.
 func openIDScope(dir string, fresh bool, now time.Time) (idScope, error) {
 	path := filepath.Join(dir, "ids.json")
-	file := idScopeFile{Version: idScopeVersion}
-	data, err := os.ReadFile(path)
+	var file idScopeFile
+	_, err := idScopeFormat.LoadJSON(path, &file)
 	switch {
-	case err == nil:
-		if err := json.Unmarshal(data, &file); err != nil || file.Version != idScopeVersion {
-			return idScope{}, fmt.Errorf("%s is damaged, or of another version (%v): remove it, and usaged will compare ids with those of "+
-				"older versions for three days", path, err)
-		}
 	case errors.Is(err, os.ErrNotExist):
 		if !fresh {
 			file.ScopedSince = now.UTC()
 		}
-		if data, err = json.Marshal(file); err != nil {
-			return idScope{}, err
-		}
-		if err := durable.WriteFile(path, append(data, '\n'), 0o640); err != nil {
+		if err := idScopeFormat.SaveJSON(path, file, 0o640); err != nil {
 			return idScope{}, fmt.Errorf("write %s: %w", path, err)
 		}
-	default:
-		return idScope{}, err
+	case err != nil:
+		return idScope{}, fmt.Errorf("%w: remove it, and usaged will compare ids with those of older versions for three days", err)
 	}
 	if file.ScopedSince.IsZero() {
 		return idScope{}, nil

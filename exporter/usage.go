@@ -114,7 +114,7 @@ func (u *Usage) advance() (meter.Totals, bool) {
 	next := maps.Clone(u.high.Totals)
 	changed := !u.known
 	for s, n := range totals {
-		if n > next[s] && s.Family != meter.FamilyDuplicates {
+		if before, shown := next[s]; (n > before || !shown) && s.Family != meter.FamilyDuplicates {
 			next[s], changed = n, true
 		}
 	}
