@@ -67,7 +67,7 @@ func (c *backfillCommand) run(ctx context.Context, s *session) error {
 
 // export has each daemon write its past, and writes what they know into a file.
 func (c *backfillCommand) export(ctx context.Context, s *session) error {
-	until, err := parseTimeText(c.until)
+	until, err := parseTimeText(c.until, s.now())
 	if err != nil {
 		return usagef("--until: %q is no time: give one as 2026-11-23T10:00:00Z", c.until)
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -15,6 +17,7 @@ type csvRecords struct {
 	rows    *csvReader
 	columns []string
 	n       int
+	text    []byte
 }
 
 func newCSVRecords(r io.Reader, comma byte, columns []string) (*csvRecords, error) {
@@ -30,6 +33,7 @@ func newCSVRecords(r io.Reader, comma byte, columns []string) (*csvRecords, erro
 	if err != nil {
 		return nil, fmt.Errorf("the line of column names: %w", err)
 	}
+	c.rows.trim = c.rows.padded
 	for i, name := range header {
 		name = strings.TrimSpace(name)
 		if !utf8.ValidString(name) {
@@ -54,12 +58,25 @@ func (c *csvRecords) next() (record, error) {
 	c.n++
 	rec := record{n: c.n, line: line, err: err}
 	if err == nil {
+		rec.content = c.content(row)
 		rec.value, rec.err = c.object(row)
 	}
 	if rec.err != nil {
 		rec.text = cut([]byte(strings.Join(row, string(c.rows.comma))))
 	}
 	return rec, nil
+}
+
+// content is what a row says, in which the names of its columns count too.
+func (c *csvRecords) content(row []string) []byte {
+	c.text = c.text[:0]
+	for i, field := range row {
+		if i < len(c.columns) {
+			c.text = strconv.AppendQuote(c.text, c.columns[i])
+		}
+		c.text = strconv.AppendQuote(append(c.text, ':'), field)
+	}
+	return c.text
 }
 
 func (c *csvRecords) object(row []string) (any, error) {
@@ -83,7 +100,8 @@ var errOpenQuote = errors.New("a quoted field has no end: all that follows belon
 
 // csvReader reads RFC 4180 as encoding/csv does, except that a quote in the wrong place does not make a row
 // unreadable, which real files are full of: text behind a closing quote still belongs to the field, and a quote inside
-// a field without quotes stands for itself. Spreadsheets and Python read it so too. A row that this takes apart wrongly
+// a field without quotes stands for itself; a quote behind blanks begins a field all the same. Where names of columns have blanks before
+// them, so have the rows, and they are no part of the fields. Spreadsheets and Python read it so too. A row that this takes apart wrongly
 // has the wrong number of fields, and its caller refuses it.
 type csvReader struct {
 	in    *boundedReader
@@ -94,7 +112,22 @@ type csvReader struct {
 	row   []string
 	field []byte
 	any   bool // the row has a byte other than its end
+
+	ends   lineEnds
+	padded bool // a field began with a blank
+	trim   bool // blanks around fields are none of theirs
+	quotes int  // length of the field when its last quote was closed, -1 where it has no quotes
 }
+
+// lineEnds is what ends the lines of a file, which the first of them tells. Where it is a carriage return alone, every one ends a
+// line; otherwise one alone is text.
+type lineEnds int
+
+const (
+	unknownEnds lineEnds = iota
+	newlines
+	carriageReturns
+)
 
 func newCSVReader(r io.Reader, comma byte) *csvReader {
 	in := newBoundedReader(r)
@@ -121,8 +154,8 @@ func (c *csvReader) read() (row []string, line int, err error) {
 
 // readRow reads up to a line end outside quotes. end says that the file ended too.
 func (c *csvReader) readRow() (end bool, err error) {
-	c.field = c.field[:0]
-	quoted, fresh := false, true // inside quotes; at the beginning of a field
+	c.beginField()
+	quoted, fresh := false, true // inside quotes; nothing of the field but blanks
 	for {
 		b, err := c.readByte()
 		switch {
@@ -133,7 +166,7 @@ func (c *csvReader) readRow() (end bool, err error) {
 			return true, err
 		case err != nil:
 			return false, err
-		case b == '\n' && !quoted:
+		case !quoted && c.endsLine(b):
 			c.endField()
 			return false, nil
 		}
@@ -148,24 +181,54 @@ func (c *csvReader) readRow() (end bool, err error) {
 			if _, err := c.r.Discard(1); err != nil {
 				return false, err
 			}
-		case b == '"' && (quoted || fresh):
-			quoted = !quoted
+		case b == '"' && fresh: // blanks before it are no part of the field
+			c.field, c.quotes, quoted = c.field[:0], 0, true
+		case b == '"' && quoted:
+			c.quotes, quoted = len(c.field), false
 		default:
 			c.field = append(c.field, b)
+			if fresh && (b == ' ' || b == '\t') {
+				c.padded = true
+				continue
+			}
 		}
 		fresh = false
 	}
 }
 
+// endsLine says whether a byte outside quotes ends the line.
+func (c *csvReader) endsLine(b byte) bool {
+	switch {
+	case b == '\n' && c.ends == unknownEnds:
+		c.ends = newlines
+	case b == '\r' && c.ends == unknownEnds:
+		c.ends = carriageReturns
+	}
+	if b == '\r' && c.ends == carriageReturns {
+		c.line++
+		return true
+	}
+	return b == '\n'
+}
+
+func (c *csvReader) beginField() { c.field, c.quotes = c.field[:0], -1 }
+
 func (c *csvReader) endField() {
-	c.row = append(c.row, string(c.field))
-	c.field = c.field[:0]
+	field := c.field
+	switch {
+	case c.quotes >= 0 && len(bytes.TrimSpace(field[c.quotes:])) == 0: // blanks behind the last quote
+		field = field[:c.quotes]
+	case c.trim && c.quotes < 0:
+		field = bytes.TrimSpace(field)
+	}
+	c.row = append(c.row, string(field))
+	c.beginField()
 }
 
 // readByte reads a line end of two characters, and a carriage return at the end of the file, as one.
 func (c *csvReader) readByte() (byte, error) {
 	b, err := c.r.ReadByte()
-	if b == '\r' && err == nil {
+	if b == '\r' && err == nil && c.ends != carriageReturns {
 		next, peekErr := c.r.Peek(1)
 		if errors.Is(peekErr, io.EOF) || peekErr == nil && next[0] == '\n' {
 			b, err = c.r.ReadByte()

@@ -18,11 +18,11 @@ const maxBatchBytes = 4 << 20 // half of what the daemon takes
 
 const importHelp = `Import events from files: JSON (an array, or values that follow each other), NDJSON or CSV, plain, gzip or zstd; - is standard input.
 
-Fields and columns named id, user_id, event_type, metadata, source and created_at are taken by their names, every other becomes metadata; with --jq the expression alone decides. Numbers and booleans in metadata become strings, null is left out. created_at is RFC 3339, the same with a blank for T or without a zone (UTC), a date, or Unix seconds.
+Fields and columns named id, user_id, event_type, metadata, source and created_at are taken by their names, every other becomes metadata; with --jq the expression alone decides. Numbers and booleans in metadata become strings, null is left out. created_at is RFC 3339, the same with a blank for T or without a zone (UTC), a date (2026-11-23 or 20261123), a day number of a spreadsheet, or Unix seconds. Other numbers, and those that would lie in the future, are refused.
 
-An event without an id is given one made of the file's digest and the record's number, so that an import may be interrupted and started again: the daemon counts an id once within 24 hours of its acceptance. The same file later than that is counted again. With another mapping the ids stay the same: to count it anew within 24 hours make other ids in --jq.
+An event without an id is given one made of its record's text, so that an import may be interrupted and started again, and a file that has grown, was renamed or compressed adds only what is new: the daemon counts an id once within 24 hours of its acceptance. Records with the same text in one file are as many events. In different files they are one event if they have a created_at; without one, only if the files begin with the same record. With another mapping the ids stay the same: to count a file anew within 24 hours make other ids in --jq.
 
-Records that cannot be read or that the daemon refuses cost only themselves and are listed in a file.`
+Records that cannot be read or that the daemon refuses cost only themselves and are listed in a file. Where it cannot be told which records an unreadable one hides, the import says that it is not complete and exits with 1.`
 
 // importCommand holds the flags of import.
 type importCommand struct {
@@ -111,7 +111,7 @@ func (c *importCommand) run(ctx context.Context, s *session) (err error) {
 		return err
 	}
 	im := &importer{flags: c, session: s, mapping: mapping{
-		ids: c.ids, user: c.user, eventType: c.eventType, source: c.source, values: newValueDecoder(), extra: map[string]bool{},
+		ids: c.ids, user: c.user, eventType: c.eventType, source: c.source, now: s.now, values: newValueDecoder(), extra: map[string]bool{},
 	}}
 	if c.jq != "" {
 		if im.mapping.code, err = compileJQ(c.jq); err != nil {

@@ -123,6 +123,59 @@ func TestImportRepeated(t *testing.T) {
 	}
 }
 
+// What was imported at noon is not counted again in the evening, when the file has grown, was renamed, compressed or cut at its
+// beginning. Lines that say the same are as many events.
+func TestImportGrownFile(t *testing.T) {
+	t.Parallel()
+	for name, line := range map[string]func(int) string{
+		"dated.ndjson": func(i int) string {
+			return fmt.Sprintf(`{"event_type":"a","user_id":"u%d","created_at":"2026-11-20T10:00:00Z"}`, i/2)
+		},
+		"undated.ndjson": func(i int) string { return fmt.Sprintf(`{"event_type":"a","user_id":"u%d"}`, i/2) },
+		"undated.csv":    func(i int) string { return fmt.Sprintf("a,u%d", i/2) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, tl, dir := importing(t)
+			lines := func(from, to int) string {
+				text := ""
+				if strings.HasSuffix(name, ".csv") {
+					text = "event_type,user_id\n"
+				}
+				for i := from; i < to; i++ {
+					text += line(i) + "\n"
+				}
+				return text
+			}
+			step := func(file, text string, want int) {
+				t.Helper()
+				path := writeFile(t, filepath.Join(dir, file), text)
+				if code := tl.run(t, "import", path); code != exitOK {
+					t.Fatalf("%s: exit %d: %s", file, code, &tl.stderr)
+				}
+				if len(d.counted) != want {
+					t.Errorf("%s: %d events are counted, want %d", file, len(d.counted), want)
+				}
+			}
+			step(name, lines(0, 100), 100)
+			step(name, lines(0, 110), 110)
+			step("renamed-"+name, lines(0, 112), 112)
+			var packed bytes.Buffer
+			zw := gzip.NewWriter(&packed)
+			if _, err := zw.Write([]byte(lines(0, 112))); err != nil || zw.Close() != nil {
+				t.Fatal(err)
+			}
+			step(name+".gz", packed.String(), 112)
+			step("crlf-"+name, strings.ReplaceAll(lines(0, 112), "\n", "\r\n"), 112)
+			if strings.HasPrefix(name, "dated") {
+				step("cut-"+name, lines(50, 114), 114)
+				return
+			}
+			step("other-"+name, lines(50, 60), 122) // it may well say the same of other events
+		})
+	}
+}
+
 func TestImportInterrupted(t *testing.T) {
 	t.Parallel()
 	d, tl, dir := importing(t)
@@ -314,7 +367,7 @@ func TestImportDefaultsAndIDs(t *testing.T) {
 		ids  string
 		want []string // of the ids, by whether the client sent them
 	}{
-		{idsAuto, []string{"7", "digest-2"}},
+		{idsAuto, []string{"7", "digest-1"}},
 		{idsField, []string{"7", "server"}},
 		{idsNone, []string{"server", "server"}},
 	} {

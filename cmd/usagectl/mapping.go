@@ -9,15 +9,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/itchyny/gojq"
 
+	"usaged/aggregator/meter"
 	"usaged/client"
 )
 
 // Where ids come from.
 const (
-	idsAuto  = "auto"  // the record's own, else the file's digest and the record's number
+	idsAuto  = "auto"  // the record's own, else one made of what the record says, see contents
 	idsField = "field" // the record's own, else none
 	idsNone  = "none"
 )
@@ -29,7 +31,8 @@ type mapping struct {
 	// What an event gets that has none of its own.
 	user, eventType, source string
 
-	values *valueDecoder // for a CSV column that holds JSON
+	now    func() time.Time // tells Unix seconds that lie ahead, which are none
+	values *valueDecoder    // for a CSV column that holds JSON
 	// extra collects the names of fields that became metadata by themselves.
 	extra map[string]bool
 }
@@ -90,12 +93,16 @@ func (m *mapping) events(ctx context.Context, src *source, rec record) ([]client
 	if rec.err != nil {
 		return nil, &rejection{code: codeUnreadable, reason: rec.err.Error()}
 	}
+	var says content
+	if m.ids == idsAuto {
+		says = src.seen.of(rec.content)
+	}
 	if m.code == nil {
 		fields, err := m.byName(rec.value)
 		if err != nil {
 			return nil, err
 		}
-		event, err := m.event(fields, src, rec, 0)
+		event, err := m.event(fields, says, 0)
 		return []client.Event{event}, err
 	}
 	var events []client.Event
@@ -122,7 +129,7 @@ func (m *mapping) events(ctx context.Context, src *source, rec record) ([]client
 		if !ok {
 			return nil, reject("", "--jq gives %s where an event object or null is due", kindOf(value))
 		}
-		event, err := m.event(fields, src, rec, len(events))
+		event, err := m.event(fields, says, len(events))
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +196,7 @@ func (m *mapping) ownMetadata(value any) (map[string]any, error) {
 }
 
 // event builds an event of fields that all are an event's. k numbers the events of one record, from 0.
-func (m *mapping) event(fields map[string]any, src *source, rec record, k int) (client.Event, error) {
+func (m *mapping) event(fields map[string]any, says content, k int) (client.Event, error) {
 	for name := range fields {
 		if !slices.Contains(eventFields, name) {
 			return client.Event{}, reject("/"+escapePointer(name), "unknown field %q: an event has %s", name, strings.Join(eventFields, ", "))
@@ -211,27 +218,27 @@ func (m *mapping) event(fields map[string]any, src *source, rec record, k int) (
 	if e.Type == "" {
 		return e, reject("/event_type", "the event has no event_type: name one with --type, or map it with --jq")
 	}
-	if e.CreatedAt, err = parseTime(fields["created_at"]); err != nil {
+	if e.CreatedAt, err = parseTime(fields["created_at"], m.now()); err != nil {
 		return e, err
 	}
 	if e.Metadata, err = metadataOf(fields["metadata"]); err != nil {
 		return e, err
 	}
-	e.ID = m.id(e.ID, src, rec, k)
+	e.ID = m.id(e.ID, says, !e.CreatedAt.IsZero(), k)
 	return e, nil
 }
 
 // id is the name under which the daemon recognises an event that is sent again.
-func (m *mapping) id(own string, src *source, rec record, k int) string {
+func (m *mapping) id(own string, says content, dated bool, k int) string {
 	switch {
 	case m.ids == idsNone:
 		return ""
 	case own != "" || m.ids == idsField:
 		return own
 	case k == 0:
-		return src.digest + "-" + strconv.Itoa(rec.n)
+		return fmt.Sprintf("%s-%d", says.id(dated), says.again+1)
 	}
-	return fmt.Sprintf("%s-%d.%d", src.digest, rec.n, k+1)
+	return fmt.Sprintf("%s-%d.%d", says.id(dated), says.again+1, k+1)
 }
 
 // metadataOf makes strings of the values. null is left out.
@@ -270,7 +277,7 @@ func text(pointer string, value any) (string, error) {
 	case string:
 		return v, nil
 	case stdjson.Number:
-		return v.String(), nil
+		return wholeText(v.String()), nil
 	case int:
 		return strconv.Itoa(v), nil
 	case float64, *big.Int:
@@ -278,6 +285,23 @@ func text(pointer string, value any) (string, error) {
 		return string(out), err
 	}
 	return "", reject(pointer, "%s is %s where a string is due: map it with --jq, for example with tojson", pointer[1:], kindOf(value))
+}
+
+// wholeText writes a whole number without a fraction and an exponent, so that 7.0 is the same user as 7. A number that is not whole,
+// or has more digits than a float holds, keeps its spelling.
+func wholeText(number string) string {
+	if !strings.ContainsAny(number, ".eE") {
+		return number
+	}
+	digits, negative := strings.CutPrefix(number, "-")
+	n, whole := meter.ParseWhole([]byte(digits))
+	switch {
+	case !whole:
+		return number
+	case negative && n != 0:
+		return "-" + strconv.FormatUint(n, 10)
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 func kindOf(value any) string {

@@ -20,6 +20,8 @@ type record struct {
 	line int // on which it begins, from 1
 	// value is the record as jq sees it: nil, bool, json.Number, string, []any or map[string]any.
 	value any
+	// content is what the file says of the record. It is valid until the next one is read.
+	content []byte
 	// text is the beginning of a record that cannot be read, err says why.
 	text string
 	err  error
@@ -63,9 +65,9 @@ func (l *lineRecords) next() (record, error) {
 			continue
 		}
 		l.n++
-		rec := record{n: l.n, line: l.line}
+		rec := record{n: l.n, line: l.line, content: line}
 		if whole {
-			rec.value, rec.err = l.dec.decode(line)
+			rec.value, rec.err = l.dec.decode(bytes.TrimLeft(line, string(rune(recordSeparator))))
 		} else {
 			rec.err = fmt.Errorf("the line is longer than %d bytes", l.limit)
 		}
@@ -99,12 +101,12 @@ func (l *lineRecords) readLine() (line []byte, whole bool, err error) {
 	}
 }
 
-// jsonRecords reads JSON values that follow each other, or the elements of an array. Behind a syntax error it goes on
-// at the next line that begins with an object, which is the next record of a file that holds one a line.
+// jsonRecords reads JSON values that follow each other, also as a text sequence (RFC 7464), or the elements of an array. A value that
+// cannot be read costs only itself, see salvage.
 type jsonRecords struct {
 	in      *boundedReader
 	lines   *lineCounter
-	src     io.Reader // what dec reads: lines, or what was given back and then lines
+	src     *pushback // what dec reads: lines, or what was given back and then lines
 	dec     *jsontext.Decoder
 	values  *valueDecoder
 	base    int64 // offset in the file at which dec began
@@ -112,6 +114,8 @@ type jsonRecords struct {
 	started bool
 	array   bool
 	ended   bool
+	// doubtful is the line of the first record of which the end could not be told, 0 for none.
+	doubtful int
 }
 
 // What is wrong inside a value is found when the value is read, and must not hide where it ends.
@@ -123,7 +127,7 @@ var (
 func newJSONRecords(r io.Reader) *jsonRecords {
 	j := &jsonRecords{in: newBoundedReader(r), values: newValueDecoder()}
 	j.lines = &lineCounter{r: j.in, line: 1}
-	j.src = j.lines
+	j.src = &pushback{r: j.lines}
 	j.dec = jsontext.NewDecoder(j.src, splitting, anyUTF8)
 	return j
 }
@@ -140,21 +144,22 @@ func (j *jsonRecords) next() (record, error) {
 		}
 	}
 	if j.ended {
-		return record{}, io.EOF
+		return record{}, j.atEnd()
 	}
 	if j.array && j.dec.PeekKind() == ']' {
 		return j.endArray()
 	}
 	value, err := j.dec.ReadValue()
 	if errors.Is(err, io.EOF) && !j.array {
-		return record{}, io.EOF
+		j.ended = true
+		return record{}, j.atEnd()
 	}
 	j.n++
 	if err != nil {
 		return j.broken(err)
 	}
 	start := j.base + j.dec.InputOffset() - int64(len(value))
-	rec := record{n: j.n, line: j.lines.lineAt(start)}
+	rec := record{n: j.n, line: j.lines.lineAt(start), content: value}
 	if rec.value, rec.err = j.values.decode(value); rec.err != nil {
 		rec.text = cut(value)
 	}
@@ -170,52 +175,75 @@ func (j *jsonRecords) endArray() (record, error) {
 	if _, err := j.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return record{}, errors.New("there is more behind the end of the array")
 	}
-	return record{}, io.EOF
+	return record{}, j.atEnd()
 }
 
-// broken turns a syntax error into a record, or into the end where there is no telling where the next record begins.
+// broken turns a syntax error into a record, and goes on behind it.
 func (j *jsonRecords) broken(err error) (record, error) {
-	unread := j.dec.UnreadBuffer()
+	window := bytes.Clone(j.dec.UnreadBuffer())
 	start := j.base + j.dec.InputOffset()
-	blank := len(unread) - len(bytes.TrimLeft(unread, " \t\r\n,"))
-	unread, start = unread[blank:], start+int64(blank)
-	rec := record{n: j.n, line: j.lines.lineAt(start), text: cut(unread), err: plainSyntax(err)}
+	blank := len(window) - len(bytes.TrimLeft(window, " \t\r\n,"))
+	window, start = window[blank:], start+int64(blank)
+	rec := record{n: j.n, line: j.lines.lineAt(start), err: plainSyntax(err)}
 	if errors.Is(err, errInput) {
 		return record{}, fmt.Errorf("line %d: %w", rec.line, err)
 	}
-	if j.array {
+	unread := bytes.NewReader(window)
+	s := &salvage{r: bufio.NewReader(io.MultiReader(unread, j.refilled(j.src))), indent: j.lines.indentAt(start), array: j.array}
+	end, err := s.run()
+	if err == nil && j.array && end != endOfFile {
+		err = s.skipComma()
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("line %d: %w", rec.line, err)
+	}
+	rec.text = cut(s.text)
+	if end != endOfValue && s.objects > 1 && j.doubtful == 0 {
+		j.doubtful = rec.line
+	}
+	if end == endOfFile {
 		j.ended = true
 		return rec, nil
 	}
-	pending, skipped := j.skipToObject(bytes.Clone(unread))
-	if pending == nil {
-		j.ended = true
-		return rec, nil
-	}
-	j.base = start + skipped
-	j.src = io.MultiReader(bytes.NewReader(pending), j.src)
-	j.dec.Reset(j.src, splitting, anyUTF8)
+	rest, _ := s.r.Peek(s.r.Buffered()) // no more than there is
+	rest = append(bytes.Clone(rest), window[len(window)-unread.Len():]...)
+	j.goOn(append(rest, j.src.pending...), start+s.skipped)
 	return rec, nil
 }
 
-// skipToObject looks for the next line that begins with an object, first in what the decoder had read. It returns
-// what was read of that line and behind it, and how many bytes lie before it; nil where there is none.
-func (j *jsonRecords) skipToObject(window []byte) (pending []byte, skipped int64) {
-	buf := make([]byte, 64<<10)
-	for {
-		if at := bytes.Index(window, []byte("\n{")); at >= 0 {
-			return window[at+1:], skipped + int64(at) + 1
-		}
-		drop := max(0, len(window)-1) // the last byte may be the line end that is looked for
-		skipped += int64(drop)
-		window = window[drop:]
-		j.in.refill()
-		n, err := j.src.Read(buf)
-		window = append(window, buf[:n]...)
-		if err != nil && n == 0 {
-			return nil, 0
-		}
+// goOn lets the decoder begin anew with bytes that were read already and lie at an offset of the file.
+func (j *jsonRecords) goOn(pending []byte, offset int64) {
+	j.base = offset
+	j.src.pending = pending
+	if !j.array {
+		j.dec.Reset(j.src, splitting, anyUTF8)
+		return
 	}
+	j.src.pending = append([]byte("["), pending...) // the decoder is to read the elements that follow as those of an array
+	j.base--
+	j.dec.Reset(j.src, splitting, anyUTF8)
+	_, _ = j.dec.ReadToken() // the bracket
+}
+
+// refilled reads as much as there is: what is passed over is not kept.
+func (j *jsonRecords) refilled(r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		j.in.refill()
+		return r.Read(p)
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// atEnd returns io.EOF, or an error where records may have been passed over that were not listed.
+func (j *jsonRecords) atEnd() error {
+	if j.doubtful == 0 {
+		return io.EOF
+	}
+	return fmt.Errorf("line %d: the record that begins here cannot be read and has no end that could be told, so records behind it may be left out: "+
+		"mend it and import the file again", j.doubtful)
 }
 
 // plainSyntax drops the decoder's prefix and offset: the record's line is named beside it.
@@ -262,13 +290,17 @@ type lineCounter struct {
 	offset   int64   // bytes read
 	newlines []int64 // offsets of line ends that lineAt has not passed
 	line     int     // the line behind the last line end that lineAt has passed
+	begin    int64   // the offset at which that line begins
 }
 
 func (l *lineCounter) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	for i, c := range p[:n] {
-		if c == '\n' {
+		switch c {
+		case '\n':
 			l.newlines = append(l.newlines, l.offset+int64(i))
+		case recordSeparator:
+			p[i] = ' '
 		}
 	}
 	l.offset += int64(n)
@@ -281,7 +313,19 @@ func (l *lineCounter) lineAt(offset int64) int {
 	for passed < len(l.newlines) && l.newlines[passed] < offset {
 		passed++
 	}
+	if passed > 0 {
+		l.begin = l.newlines[passed-1] + 1
+	}
 	l.line += passed
 	l.newlines = l.newlines[passed:]
 	return l.line
 }
+
+// indentAt is how far from the beginning of its line an offset lies, whose line is known.
+func (l *lineCounter) indentAt(offset int64) int { return int(min(offset-l.begin, maxIndent)) }
+
+// maxIndent bounds how far an object may be indented that begins a record.
+const maxIndent = 256
+
+// recordSeparator begins each value of a text sequence (RFC 7464). It is read as a blank.
+const recordSeparator = 0x1e

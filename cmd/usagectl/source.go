@@ -26,8 +26,9 @@ const (
 // source is an input that can be read from its beginning as often as it takes: once for its digest, perhaps once for
 // its times, once for its events. Standard input and pipes are copied to a temporary file first.
 type source struct {
-	name   string // as it was given
-	digest string // the first digits of the SHA-256 of the raw bytes
+	name   string   // as it was given
+	digest string   // the first digits of the SHA-256 of the raw bytes
+	seen   contents // what was read since it was opened
 	size   int64
 	file   *os.File
 }
@@ -116,6 +117,7 @@ func (src *source) spool(ctx context.Context, in io.Reader) error {
 // open reads the input from its beginning, unpacked and without a byte order mark. Every read of raw bytes is told to
 // progress. Closing the reader leaves the source open.
 func (src *source) open(progress func(n int)) (io.ReadCloser, error) {
+	src.seen.reset()
 	if _, err := src.file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
@@ -204,7 +206,7 @@ func (src *source) formatOf() (string, error) {
 		return "", err
 	}
 	text := bytes.TrimSpace(head[:n])
-	if len(text) == 0 || text[0] == '{' || text[0] == '[' {
+	if len(text) == 0 || text[0] == '{' || text[0] == '[' || text[0] == recordSeparator {
 		return formatJSON, nil
 	}
 	return "", usagef("%s: neither its name nor its first character tells the format: say --format", src.label())
