@@ -104,7 +104,7 @@ func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err err
 		NoStepSubqueryIntervalFn: func(int64) int64 { return evaluationInterval.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, Parser: expressions,
 	})
-	r.alerts = notifier.NewManager(&notifier.Options{QueueCapacity: 10_000, DrainOnShutdown: true, Registerer: reg}, model.UTF8Validation, r.log)
+	r.alerts = notifier.NewManager(&notifier.Options{QueueCapacity: 10_000, DrainOnShutdown: true, Registerer: reg, Do: sendAlerts}, model.UTF8Validation, r.log)
 	if r.loader, err = newRuleLoader(cfg.Rules, cfg.RulesFile, expressions, r.log); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ import (
 	"github.com/prometheus/prometheus/util/features"
 	"github.com/prometheus/prometheus/util/notifications"
 	webapi "github.com/prometheus/prometheus/web/api/v1"
+
+	"usaged/exporter/remotewrite"
 )
 
 // apiPath is where Prometheus' HTTP API is, below which its clients expect it.
@@ -44,7 +46,7 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 		func(context.Context) webapi.ScrapePoolsRetriever { return r.scrape },
 		func(context.Context) webapi.TargetRetriever { return r.scrape },
 		func(context.Context) webapi.AlertmanagerRetriever { return r.alerts },
-		func() config.Config { settings, _ := r.current(); return *settings },
+		func() config.Config { return shown(r) },
 		map[string]string{
 			"storage.tsdb.retention.time":      model.Duration(cfg.Retention).String(),
 			"web.enable-remote-write-receiver": fmtBool(cfg.Receiver),
@@ -87,6 +89,17 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 		respondError(w, http.StatusNotFound, "not_found", "nothing is here: the HTTP API of Prometheus begins at "+apiPath+"/")
 	})
 	return mux
+}
+
+// shown returns the configuration in force without what may be a secret: viewers can read it.
+func shown(r *running) config.Config {
+	settings, _ := r.current()
+	copied := *settings
+	copied.RemoteWriteConfigs = nil
+	for _, endpoint := range settings.RemoteWriteConfigs {
+		copied.RemoteWriteConfigs = append(copied.RemoteWriteConfigs, remotewrite.Redacted(endpoint))
+	}
+	return copied
 }
 
 // respondError answers as Prometheus does, whose clients ask here.

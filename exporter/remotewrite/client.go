@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +17,8 @@ import (
 	"github.com/prometheus/prometheus/storage/remote"
 )
 
-// client posts requests to one endpoint.
+// client posts requests to one endpoint. It follows no redirect: most make a GET of a POST, and whatever answers that, as a page to log
+// in on, would be taken for the receiver. The others would carry the credentials to a host that nobody has named.
 type client struct {
 	http    *http.Client
 	url     string
@@ -46,8 +48,10 @@ func newClient(endpoint *config.RemoteWriteConfig) (*client, error) {
 	if !ok {
 		return nil, errors.New("prometheus made a client of another kind")
 	}
+	sends := *its.Client
+	sends.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c := &client{
-		http:    its.Client,
+		http:    &sends,
 		url:     endpoint.URL.String(),
 		timeout: time.Duration(endpoint.RemoteTimeout),
 		version: endpoint.ProtobufMessage,
@@ -73,6 +77,7 @@ type answer struct {
 	status     int
 	retryAfter time.Duration
 	text       string
+	location   string // where a redirect leads, without a password and without its query
 }
 
 func (a *answer) ok() bool { return a.status/100 == 2 }
@@ -80,7 +85,7 @@ func (a *answer) ok() bool { return a.status/100 == 2 }
 // final says that the receiver will never take this request, for what is in it. Other refusals are about the way to it: a
 // password that has expired, a proxy that has no route or is overloaded. They end, and the samples can wait.
 func (a *answer) final() bool {
-	if a.status/100 == 5 {
+	if a.status/100 == 5 || a.isTooEarly() {
 		return false
 	}
 	switch a.status {
@@ -91,13 +96,26 @@ func (a *answer) final() bool {
 	return a.status/100 == 4
 }
 
+// isTooEarly says that the receiver, or a proxy before it, has put the request off.
+func (a *answer) isTooEarly() bool {
+	return a.status == http.StatusLocked || a.status == http.StatusTooEarly
+}
+
+// isTooLarge says that the request has too many bytes, which says nothing about the samples in it.
+func (a *answer) isTooLarge() bool { return a.status == http.StatusRequestEntityTooLarge }
+
 // noHistograms recognizes a Prometheus before 3.0 in which native histograms are switched off, as they were by default. It
 // calls that an error of its own, with status 500.
 func (a *answer) noHistograms() bool {
 	return !a.ok() && strings.Contains(a.text, "native histograms are disabled")
 }
 
-func (a *answer) Error() string { return fmt.Sprintf("the receiver answered %d: %s", a.status, a.text) }
+func (a *answer) Error() string {
+	if a.location != "" {
+		return fmt.Sprintf("the receiver answered %d, a redirect to %s, which is not followed: configure the URL that it leads to", a.status, a.location)
+	}
+	return fmt.Sprintf("the receiver answered %d: %s", a.status, a.text)
+}
 
 // post sends a request. The error says that no answer came.
 func (c *client) post(ctx context.Context, body []byte) (*answer, error) {
@@ -109,13 +127,19 @@ func (c *client) post(ctx context.Context, body []byte) (*answer, error) {
 	}
 	req.Header = c.header.Clone()
 	resp, err := c.http.Do(req)
+	if cause, ok := errors.AsType[*url.Error](err); ok {
+		err = cause.Err // without the URL, which may have a secret in it
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("send a request: %w", err)
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // for the log alone
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	a := &answer{status: resp.StatusCode, text: strings.TrimSpace(string(text)), retryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	if to, err := resp.Location(); err == nil && a.status/100 == 3 {
+		a.location = redacted(to)
+	}
 	a.written, _ = remote.ParseWriteResponseStats(resp) // what cannot be read counts as not said
 	return a, nil
 }

@@ -49,6 +49,8 @@ func (s *sender) deliver(ctx context.Context, c *content) error {
 			return s.deliver(ctx, c)
 		case err == nil && a.status == http.StatusBadRequest && len(c.samples) > 1 && c.samples[0].t <= s.unsureTo:
 			return s.divide(ctx, c)
+		case err == nil && a.isTooLarge() && len(c.halves()) > 0:
+			return s.shrink(ctx, c)
 		case err == nil && a.final():
 			s.refused(c, a)
 			return nil
@@ -72,7 +74,7 @@ func (s *sender) setback(c *content, a *answer, err error, backoff time.Duration
 		return backoff, err
 	case a.ok():
 		return rest * s.maxBackoff, errNothingWritten
-	case a.status/100 == 5:
+	case a.status/100 == 5 || a.isTooEarly():
 		return max(backoff, a.retryAfter), a
 	case a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout:
 		return max(backoff, minBackoffBusy, a.retryAfter), a
@@ -96,6 +98,21 @@ func (s *sender) divide(ctx context.Context, c *content) error {
 		{series: c.series, samples: c.samples[:half], exemplars: c.exemplars},
 		{series: c.series, samples: c.samples[half:]},
 	} {
+		if err := s.deliver(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shrink sends a request that was too large in halves, and makes the next ones no larger.
+func (s *sender) shrink(ctx context.Context, c *content) error {
+	s.metrics.requests.WithLabelValues(s.name, outcomeFailed).Inc()
+	if n := len(c.samples) / 2; n > 0 && n < s.maxSamples {
+		s.maxSamples = n
+		s.log.Info("a request of remote write was too large for the receiver; it is sent smaller ones", "max_samples", n)
+	}
+	for _, part := range c.halves() {
 		if err := s.deliver(ctx, part); err != nil {
 			return err
 		}

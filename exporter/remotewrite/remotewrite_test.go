@@ -400,6 +400,8 @@ func TestAnswers(t *testing.T) {
 		{"it drops what is refused for what it is", http.StatusUnprocessableEntity, false},
 		{"it waits where the password is wrong", http.StatusUnauthorized, true},
 		{"it waits where there is no route", http.StatusNotFound, true},
+		{"it waits where the receiver is locked", http.StatusLocked, true},
+		{"it waits where it is too early", http.StatusTooEarly, true},
 		{"it waits where there are too many", http.StatusTooManyRequests, true},
 		{"it waits where the receiver is broken", http.StatusInternalServerError, true},
 	} {

@@ -48,6 +48,7 @@ type sender struct {
 	unsureTo   int64 // the latest sample of which the receiver may have some already
 	failing    bool  // whether the last request failed
 	classic    bool  // whether the receiver has said that it takes no native histograms
+	maxSamples int   // in a request: what is configured, or less where the receiver has said that this is too large
 	refusedAt  time.Time
 	described  time.Time // when the metadata went out, in 1.0
 	minBackoff time.Duration
@@ -71,6 +72,7 @@ func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external la
 		log: w.cfg.Log.With("remote", name), metrics: w.metrics,
 		readTo: st.cursor(), unsureTo: now, // of before the start the last answer may not have been noted
 		quit:       make(chan struct{}),
+		maxSamples: e.QueueConfig.MaxSamplesPerSend,
 		minBackoff: time.Duration(e.QueueConfig.MinBackoff), maxBackoff: time.Duration(e.QueueConfig.MaxBackoff),
 	}, nil
 }
@@ -188,7 +190,7 @@ func (s *sender) show(cursor int64) {
 // send sends a batch in requests, and calls taken after each with the time up to which the batch has been taken.
 func (s *sender) send(ctx context.Context, b *batch, taken func(through int64) error) error {
 	for rest := b.samples; len(rest) > 0; {
-		n, through := cut(rest, s.cfg.QueueConfig.MaxSamplesPerSend)
+		n, through := cut(rest, s.maxSamples)
 		c := &content{series: b.series, samples: rest[:n], exemplars: s.takeExemplars()}
 		if err := s.deliver(ctx, c); err != nil {
 			return err
@@ -215,7 +217,7 @@ func (s *sender) takeExemplars() (wanted []labelled) {
 		return nil
 	}
 	builder := labels.NewBuilder(labels.EmptyLabels())
-	for _, e := range s.tap.takeExemplars(s, s.cfg.QueueConfig.MaxSamplesPerSend) {
+	for _, e := range s.tap.takeExemplars(s, s.maxSamples) {
 		if sent, keep := s.relabel(builder, e.series); keep {
 			wanted = append(wanted, labelled{sent, e.Exemplar})
 		}

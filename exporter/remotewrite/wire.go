@@ -32,6 +32,32 @@ func (c *content) withoutHistograms() *content {
 	return &rest
 }
 
+// halves returns the request as two smaller ones, none where it carries one thing alone.
+func (c *content) halves() []*content {
+	first, second := &content{series: c.series}, &content{series: c.series}
+	switch samples, exemplars := len(c.samples), len(c.exemplars); {
+	case samples > 1:
+		first.samples, second.samples = c.samples[:samples/2], c.samples[samples/2:]
+		first.exemplars, second.exemplars = c.exemplars[:exemplars/2], c.exemplars[exemplars/2:]
+	case samples == 1 && exemplars > 0:
+		first.samples, second.exemplars = c.samples, c.exemplars
+	case exemplars > 1:
+		first.exemplars, second.exemplars = c.exemplars[:exemplars/2], c.exemplars[exemplars/2:]
+	case len(c.families) > 1:
+		first.families, second.families = map[string]metadata.Metadata{}, map[string]metadata.Metadata{}
+		for name, m := range c.families {
+			part := first
+			if len(first.families) > len(second.families) {
+				part = second
+			}
+			part.families[name] = m
+		}
+	default:
+		return nil
+	}
+	return []*content{first, second}
+}
+
 // encode1 writes a request of remote write 1.0.
 func encode1(c *content) ([]byte, error) {
 	req := &prompb.WriteRequest{}

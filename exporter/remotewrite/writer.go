@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/url"
 	"os"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -68,12 +72,52 @@ func makeDir(cfg *Config) error {
 }
 
 // Name is what an endpoint is called in metrics and logs, and what its cursor belongs to: its name where it has one, or
-// its URL without a password.
+// its URL without a password and without the values of its query, which may be a token.
 func Name(endpoint *config.RemoteWriteConfig) string {
 	if endpoint.Name != "" {
-		return endpoint.Name
+		return strings.ToValidUTF8(endpoint.Name, "\uFFFD")
 	}
-	return endpoint.URL.Redacted()
+	return redacted(endpoint.URL.URL)
+}
+
+// Redacted returns an endpoint without what may be a secret, for people to read.
+func Redacted(endpoint *config.RemoteWriteConfig) *config.RemoteWriteConfig {
+	shown := *endpoint
+	if u, err := url.Parse(redacted(endpoint.URL.URL)); err == nil {
+		shown.URL = &commonconfig.URL{URL: u}
+	} else {
+		shown.URL = nil
+	}
+	shown.Headers = maps.Clone(endpoint.Headers)
+	for name := range shown.Headers {
+		shown.Headers[name] = hidden
+	}
+	return &shown
+}
+
+// hidden stands where a URL has what may be a secret.
+const hidden = "xxxxx"
+
+// redacted writes a URL for people to read, without what may be a secret in it: metrics are open to everybody.
+func redacted(u *url.URL) string {
+	shown := *u
+	if _, hasPassword := u.User.Password(); u.User != nil && !hasPassword {
+		shown.User = url.User(hidden) // a token is given so
+	}
+	shown.Fragment, shown.RawFragment = "", ""
+	var query []string
+	for part := range strings.SplitSeq(u.RawQuery, "&") {
+		name, _, hasValue := strings.Cut(part, "=")
+		switch {
+		case part == "":
+		case hasValue:
+			query = append(query, name+"="+hidden)
+		default:
+			query = append(query, hidden)
+		}
+	}
+	shown.RawQuery = strings.Join(query, "&")
+	return strings.ToValidUTF8(shown.Redacted(), "\uFFFD")
 }
 
 // Check says what is wrong with an endpoint: a certificate that cannot be read, for instance.
