@@ -27,6 +27,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -86,7 +87,7 @@ func (t *Table) Describe(ch chan<- *prometheus.Desc) { ch <- t.desc }
 // Collect implements prometheus.Collector.
 func (t *Table) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range t.Prices() {
-		ch <- prometheus.MustNewConstMetric(t.desc, prometheus.GaugeValue, p.USD, p.Model, p.Kind)
+		ch <- prometheus.MustNewConstMetric(t.desc, prometheus.GaugeValue, p.USD, p.Model, p.Kind) // load has checked the names
 	}
 }
 
@@ -107,6 +108,14 @@ func load(path string) ([]Price, error) {
 		return nil, fmt.Errorf("--prices.file: %w", err)
 	}
 	r := &reader{path: path, seen: map[string]int{}}
+	for i, line := range bytes.Split(data, []byte("\n")) { // names of models become labels, which must be UTF-8
+		if !utf8.Valid(line) {
+			r.fault(i+1, "it is not UTF-8: save the table as CSV UTF-8")
+		}
+	}
+	if len(r.faults) > 0 {
+		return nil, errors.Join(r.faults...)
+	}
 	r.read(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))) // some spreadsheets mark UTF-8
 	return r.prices, errors.Join(r.faults...)
 }
