@@ -21,8 +21,9 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 		// Longer than the idle timeout of common load balancers (60 s), so that it is they who close a connection: a
 		// server that closes first races with the next request.
 		IdleTimeout: 2 * time.Minute,
-		// Ours need less than 1 KiB. net/http adds 4 KiB to this.
-		MaxHeaderBytes: 16 << 10,
+		// Ours need less than 1 KiB. Grafana asks the API of Prometheus for the values of labels by GET alone, with selectors in the
+		// address that may name hundreds of series. net/http adds 4 KiB to this.
+		MaxHeaderBytes: 256 << 10,
 		ErrorLog:       slog.NewLogLogger(logger.With("component", "http").Handler(), slog.LevelWarn),
 	}
 }
