@@ -41,6 +41,6 @@ func (d *disk) Collect(out chan<- prometheus.Metric) {
 		return // an invalid metric would fail the whole scrape
 	}
 	block := float64(st.Bsize)
-	out <- prometheus.MustNewConstMetric(d.free, prometheus.GaugeValue, float64(st.Bavail)*block)
-	out <- prometheus.MustNewConstMetric(d.size, prometheus.GaugeValue, float64(st.Blocks)*block)
+	out <- constMetric(d.free, prometheus.GaugeValue, float64(st.Bavail)*block)
+	out <- constMetric(d.size, prometheus.GaugeValue, float64(st.Blocks)*block)
 }

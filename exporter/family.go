@@ -106,11 +106,7 @@ func (f families) add(s meter.Series, n uint64) {
 func (f families) collect(out chan<- prometheus.Metric) {
 	for _, fam := range f {
 		for s, n := range fam.values {
-			m, err := prometheus.NewConstMetric(fam.desc, prometheus.CounterValue, float64(n), fam.labels(s)...)
-			if err != nil { // a foreign hand was in the store
-				m = prometheus.NewInvalidMetric(fam.desc, err)
-			}
-			out <- m
+			out <- constMetric(fam.desc, prometheus.CounterValue, float64(n), fam.labels(s)...)
 		}
 	}
 }

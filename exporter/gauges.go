@@ -80,10 +80,10 @@ func (g *Gauges) Collect(out chan<- prometheus.Metric) {
 	users := g.users // not changed any more
 	g.mu.Unlock()
 	for window, n := range users {
-		out <- prometheus.MustNewConstMetric(g.active, prometheus.GaugeValue, float64(n), window)
+		out <- constMetric(g.active, prometheus.GaugeValue, float64(n), window)
 	}
 	for t, at := range g.cfg.Newest() {
-		out <- prometheus.MustNewConstMetric(g.last, prometheus.GaugeValue, float64(at.UnixMilli())/1000, t)
+		out <- constMetric(g.last, prometheus.GaugeValue, float64(at.UnixMilli())/1000, t)
 	}
 	g.failures.Collect(out)
 }

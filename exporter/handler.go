@@ -1,44 +1,218 @@
 package exporter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
-	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"golang.org/x/time/rate"
 )
 
-// scrapeTimeout bounds a scrape. Prometheus waits ten seconds, unless it is told to wait for less.
-const scrapeTimeout = 10 * time.Second
+const (
+	// scrapeTimeout bounds the wait for a scrape. Prometheus waits ten seconds, unless it is told to wait for less.
+	scrapeTimeout = 10 * time.Second
+	// gathersPerSecond and gatherBurst are how often the metrics are gathered anew. Whoever asks more often gets those that were gathered
+	// in the last second.
+	gathersPerSecond = 5
+	gatherBurst      = 10
+	// maxScrapesWaiting is how many requests wait for the metrics at a time. A Prometheus has one.
+	maxScrapesWaiting = 50
+)
 
-// NewHandler serves what a registry has, in the format that the scraper asks for.
-func NewHandler(registry prometheus.Gatherer, log *slog.Logger) http.Handler {
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		EnableOpenMetrics: true,
-		ErrorLog:          scrapeLog{log.With("component", "exporter")},
-		Timeout:           scrapeTimeout,
-	})
+// Handler serves what a registry has, in the format that the scraper asks for. It is safe for concurrent use.
+//
+// Anybody may ask, so what a request costs is bounded: one gather at a time, shared by all who wait for it, and each format of it is
+// written once. What goes on when nobody waits any more is at most that one gather.
+//
+// A collector that fails costs its own metrics and not those of others.
+type Handler struct {
+	registry prometheus.Gatherer
+	log      *slog.Logger
+	failures prometheus.Counter
+	rejected prometheus.Counter
+	fresh    *rate.Limiter // who may gather anew
+
+	mu      sync.Mutex
+	last    *gathering // the newest, which may be under way
+	waiting int
 }
 
-// scrapeLog takes the errors of scrapes.
-type scrapeLog struct{ log *slog.Logger }
+// gathering is one reading of the registry. Fields beside done and written are set before done is closed.
+type gathering struct {
+	done     chan struct{}
+	families []*dto.MetricFamily
+	err      error
 
-// Println implements promhttp.Logger. A scraper that has gone is no fault of ours.
-func (s scrapeLog) Println(v ...any) {
-	gone := slices.ContainsFunc(v, func(part any) bool {
-		err, ok := part.(error)
-		return ok && errors.Is(err, context.Canceled)
-	})
-	err := strings.TrimSuffix(fmt.Sprintln(v...), "\n")
-	if gone {
-		s.log.Debug("a scraper did not wait for the metrics", "err", err)
+	mu      sync.Mutex
+	written map[string]*page // by format
+}
+
+// page is a gathering in one format.
+type page struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// NewHandler returns a handler, whose own metrics it registers.
+func NewHandler(registry *prometheus.Registry, log *slog.Logger) (*Handler, error) {
+	h := &Handler{
+		registry: registry, log: log.With("component", "exporter"), fresh: rate.NewLimiter(gathersPerSecond, gatherBurst),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "usaged_scrape_errors_total",
+			Help: "Scrapes from which metrics were left out because they could not be collected. The log names them.",
+		}),
+		rejected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "usaged_scrapes_rejected_total",
+			Help: "Scrapes that were answered with 503, because too many waited or the metrics could not be collected in time.",
+		}),
+	}
+	if err := errors.Join(registry.Register(h.failures), registry.Register(h.rejected)); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return h, nil
+}
+
+// ServeHTTP answers a scrape.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), scrapeTimeout)
+	defer cancel()
+	p, err := h.page(ctx, r)
+	if r.Context().Err() != nil {
+		h.log.Debug("a scraper did not wait for the metrics", "err", r.Context().Err())
 		return
 	}
-	s.log.Error("a scrape failed", "err", err)
+	if err != nil {
+		h.rejected.Inc()
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	maps.Copy(w.Header(), p.header)
+	w.WriteHeader(p.status)
+	_, _ = w.Write(p.body) // nobody is left to tell
 }
+
+// Uncached returns a handler that gathers for each request, for the daemon's scrape of itself, which must see what was counted a
+// moment ago.
+func (h *Handler) Uncached() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g := &gathering{done: make(chan struct{})}
+		h.gather(g)
+		g.encode(w, r)
+	})
+}
+
+var errBusy = errors.New("too many scrapes wait for the metrics: ask again in a second")
+
+// page returns the answer to a request, or why it gets none.
+func (h *Handler) page(ctx context.Context, r *http.Request) (*page, error) {
+	g, err := h.join()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.waiting--
+	}()
+	select {
+	case <-g.done:
+		return g.page(r), nil
+	case <-ctx.Done():
+		return nil, errors.New("the metrics could not be collected in time: ask again")
+	}
+}
+
+// join returns the gathering that a request waits for, and counts it among those that wait.
+func (h *Handler) join() (*gathering, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waiting >= maxScrapesWaiting {
+		return nil, errBusy
+	}
+	h.waiting++
+	if h.last != nil && (!h.last.complete() || !h.fresh.Allow()) {
+		return h.last, nil
+	}
+	h.last = &gathering{done: make(chan struct{}), written: map[string]*page{}}
+	go h.gather(h.last)
+	return h.last, nil
+}
+
+func (g *gathering) complete() bool {
+	select {
+	case <-g.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// gather reads the registry. Metrics that are faulty are left out by it.
+func (h *Handler) gather(g *gathering) {
+	defer close(g.done)
+	g.families, g.err = h.registry.Gather()
+	if g.err != nil {
+		h.failures.Inc()
+		h.log.Error("some metrics could not be collected and are left out", "err", g.err)
+	}
+}
+
+// page returns the metrics in the format that a request wants. There are few formats. What names metrics itself is written anew,
+// one at a time.
+func (g *gathering) page(r *http.Request) *page {
+	gzip := ""
+	if accepted := r.Header.Get("Accept-Encoding"); strings.Contains(accepted, "gzip") && !strings.Contains(accepted, "gzip;q=0") {
+		gzip = "gzip"
+	}
+	format := string(expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	filtered := strings.Contains(r.URL.RawQuery, "name")
+	if p := g.written[format+gzip]; p != nil && !filtered {
+		return p
+	}
+	inner := r.Clone(r.Context())
+	inner.Method = http.MethodGet
+	inner.Header.Set("Accept-Encoding", gzip)
+	to := &pageWriter{page: page{status: http.StatusOK, header: http.Header{}}}
+	g.encode(to, inner)
+	to.page.body = to.body.Bytes()
+	if !filtered {
+		g.written[format+gzip] = &to.page
+	}
+	return &to.page
+}
+
+// encode writes the metrics.
+func (g *gathering) encode(w http.ResponseWriter, r *http.Request) {
+	promhttp.HandlerFor(g, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError,
+		OfferedCompressions: []promhttp.Compression{promhttp.Identity, promhttp.Gzip},
+	}).ServeHTTP(w, r)
+}
+
+// Gather implements prometheus.Gatherer.
+func (g *gathering) Gather() ([]*dto.MetricFamily, error) { return g.families, g.err }
+
+// pageWriter is a http.ResponseWriter that keeps what is written.
+type pageWriter struct {
+	page page
+	body bytes.Buffer
+}
+
+func (p *pageWriter) Header() http.Header         { return p.page.header }
+func (p *pageWriter) WriteHeader(status int)      { p.page.status = status }
+func (p *pageWriter) Write(b []byte) (int, error) { return p.body.Write(b) }

@@ -55,7 +55,7 @@ func (r *Replicas) Collect(out chan<- prometheus.Metric) {
 	n, known := r.n, r.known
 	r.mu.Unlock()
 	if known {
-		out <- prometheus.MustNewConstMetric(r.alive, prometheus.GaugeValue, float64(n))
+		out <- constMetric(r.alive, prometheus.GaugeValue, float64(n))
 	}
 }
 

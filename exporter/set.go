@@ -39,17 +39,40 @@ func (c *setCollector) Describe(chan<- *prometheus.Desc) {}
 func (c *setCollector) Collect(out chan<- prometheus.Metric) {
 	var text bytes.Buffer
 	c.set.WritePrometheus(&text)
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(&text)
+	families, err := parse(text.String())
 	if err != nil {
-		out <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), fmt.Errorf("read the set of counters: %w", err))
-		return
+		families = c.salvage(text.String(), out)
 	}
 	for _, name := range slices.Sorted(maps.Keys(families)) {
 		for _, m := range families[name].GetMetric() {
 			out <- c.metric(name, m)
 		}
 	}
+}
+
+func parse(text string) (map[string]*dto.MetricFamily, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(strings.NewReader(text))
+}
+
+// salvage parses a set line by line, and reports the lines that are faulty.
+func (c *setCollector) salvage(text string, out chan<- prometheus.Metric) map[string]*dto.MetricFamily {
+	all := map[string]*dto.MetricFamily{}
+	for line := range strings.Lines(text) {
+		families, err := parse(line)
+		if err != nil {
+			out <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), fmt.Errorf("read the set of counters: %w", err))
+			continue
+		}
+		for name, f := range families {
+			if all[name] == nil {
+				all[name] = f
+				continue
+			}
+			all[name].Metric = append(all[name].Metric, f.GetMetric()...)
+		}
+	}
+	return all
 }
 
 func (c *setCollector) metric(name string, m *dto.Metric) prometheus.Metric {
@@ -62,5 +85,5 @@ func (c *setCollector) metric(name string, m *dto.Metric) prometheus.Metric {
 		kind = prometheus.CounterValue
 	}
 	desc := prometheus.NewDesc(name, c.help[name], labels, nil)
-	return prometheus.MustNewConstMetric(desc, kind, m.GetUntyped().GetValue(), values...)
+	return constMetric(desc, kind, m.GetUntyped().GetValue(), values...)
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
 
-	"usaged/exporter"
 	"usaged/exporter/embedded"
 	"usaged/rules"
 )
@@ -110,7 +109,7 @@ func (d *daemon) startPrometheus() (err error) {
 		return nil
 	}
 	cfg := d.cfg.embedded()
-	cfg.Metrics, cfg.Log, cfg.Registerer = exporter.NewHandler(d.registry, d.log), d.log, d.registry
+	cfg.Metrics, cfg.Log, cfg.Registerer = d.metrics.Uncached(), d.log, d.registry
 	cfg.Damaged = d.damaged
 	cfg.Now = time.Now // samples have the machine's time, whatever events have
 	d.prometheus, err = embedded.Open(cfg)

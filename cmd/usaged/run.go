@@ -85,6 +85,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, machine c
 
 	d := &daemon{cfg: cfg, log: log, set: metrics.NewSet(), registry: prometheus.NewRegistry()}
 	d.openClock(machine, &open)
+	if d.metrics, err = exporter.NewHandler(d.registry, log); err != nil {
+		return err
+	}
 	if d.damaged, err = aside.New(cfg.dataDir, log, d.registry); err != nil {
 		return err
 	}
@@ -134,6 +137,7 @@ type daemon struct {
 	set      *metrics.Set
 	registry *prometheus.Registry
 
+	metrics    *exporter.Handler
 	damaged    *aside.Shelf
 	auth       *auth.Tokens
 	agg        *aggregator.Aggregator
@@ -193,7 +197,7 @@ func (d *daemon) listenDebug(open *closers) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/metrics", exporter.NewHandler(d.registry, d.log))
+	mux.Handle("/metrics", d.metrics)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go server.Serve(listener) //nolint:errcheck // it returns when it is closed
 	open.push("debug listener", func(context.Context) error { return server.Close() })
@@ -305,7 +309,7 @@ func (d *daemon) export(open *closers) error {
 		d.prices,
 		d.replicas(open),
 	} {
-		if err := d.registry.Register(c); err != nil {
+		if err := d.registry.Register(exporter.Guard(c)); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
@@ -375,7 +379,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
 		Ready:       d.ready,
-		Metrics:     exporter.NewHandler(d.registry, d.log),
+		Metrics:     d.metrics,
 		MetricsAuth: d.cfg.metricsAuth,
 		Prometheus:  d.prometheusHandler(),
 		Reload:      d.reload,
