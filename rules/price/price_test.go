@@ -80,7 +80,7 @@ func TestFaults(t *testing.T) {
 		"model,prompt,prompt\n":                   ":1: there are two columns prompt",
 		"model,prompt\na,1\n# and\na,2\n,3\n":     ":4: a has its prices in line 2 already|:5: the model has no name",
 		"model,prompt\na,-1\nb,NaN\nc,Inf\nd,x\n": `:2: prompt: "-1" is no price: give one as 2.50|:3: prompt: "NaN" is|:4: prompt: "Inf" is|:5: prompt: "x" is`,
-		"model,prompt\na,1\nmod\xe8le,2\n":       ":3: it is not UTF-8: save the table as CSV UTF-8",
+		"model,prompt\na,1\nmod\xe8le,2\n":        ":3: it is not UTF-8: save the table as CSV UTF-8",
 		"model,prompt\na,2,50\n":                  ":2: wrong number of fields: it is a table with commas between the cells, and as many in each line",
 		"model,prompt\n" + many.String():          ":1: there are 1001 models: at most 1000 can have prices",
 	} {
