@@ -66,7 +66,11 @@ func (tr *trial) newDaemon(dir string, args ...string) *daemon {
 		if tr.redis == nil {
 			tr.redis = redistest.Start(tr.T)
 		}
-		args = append(args, "--redis.url="+tr.redis.URL())
+		url := tr.redis.URL()
+		if tr.proxy != nil {
+			url = tr.proxy.URL()
+		}
+		args = append(args, "--redis.url="+url)
 	}
 	return newDaemon(tr.T, dir, args...)
 }
@@ -216,8 +220,9 @@ const notSent = -1
 
 // post sends a batch and writes down what became of it.
 func (d *daemon) post(b *book, x *batch) int {
+	sentAt := b.at()
 	status, _, _ := d.request(http.MethodPost, "/api/v1/usage/events", "producer", x.body())
-	b.note(x, status)
+	b.note(x, try{sentAt, b.at(), status})
 	return status
 }
 
@@ -237,6 +242,8 @@ type view struct {
 	Counters map[string]uint64
 	Raw      map[string]uint64 // user → accepted events; nil: not looked at
 	Ledger   struct{ All account }
+	// partial says that the ledger and the counters are those of one of several directories.
+	partial bool
 }
 
 type account struct{ Accepted, Counted, Duplicates, Pending, Damaged uint64 }

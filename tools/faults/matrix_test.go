@@ -41,6 +41,10 @@ func rows() []row {
 		{name: "calls-lasting", short: 2, run: func(tr *trial) verdict { return calls(tr, true) }},
 		{name: "flips", short: 4, run: flips, prepare: makeSample},
 		{name: "deletions", short: 3, run: deletions, prepare: makeSample},
+		{name: "powercuts", short: 3, run: powerCuts},
+		{name: "redis", short: 3, only: "redis", run: redisChaos},
+		{name: "identity", short: 2, run: identity},
+		{name: "clock", short: 2, run: clock},
 	}
 }
 
@@ -53,6 +57,7 @@ type trial struct {
 	// shared is what the row's prepare returned.
 	shared any
 	redis  *redistest.Server // nil: the embedded database
+	proxy  *redistest.Proxy  // between the daemons and Redis; nil: none
 	// label says what was tried, for the report.
 	label string
 }

@@ -66,6 +66,27 @@ func (d *daemon) examine(b *book) verdict {
 	return d.judge(b, v)
 }
 
+// concludes is examine for a daemon that runs. A store that has lost something is counted anew beside the readers, so the daemon
+// has until nothing changes any more.
+func (d *daemon) concludes(b *book) verdict {
+	var v verdict
+	err := d.await("exact figures", func() (bool, string, error) {
+		shown, err := d.settled()
+		if err != nil {
+			return false, "", err
+		}
+		v = d.judge(b, shown)
+		return v.outcome == exact, fmt.Sprint(v, shown.Ledger), nil
+	})
+	switch {
+	case err == nil || v.outcome != "":
+		return v
+	case d.exited():
+		return d.judgeRefusal()
+	}
+	return verdict{stuck, fmt.Sprintf("%v\n%s", err, d.log.tail(1500))}
+}
+
 // judge compares what a daemon shows with the book. An alarm excuses what is missing only where the trial has destroyed something:
 // a daemon that was killed, or whose calls failed, still has everything.
 func (d *daemon) judge(b *book, v *view) verdict {
