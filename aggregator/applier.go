@@ -105,7 +105,7 @@ func (p *applier) run(ctx context.Context) {
 			p.stopFenced(ctx, err)
 			return
 		case err != nil:
-			wait := retry.next()
+			wait := retry.after(err)
 			p.warn("no partition takes events; the journal keeps them, retrying", err, slog.Float64("retry_seconds", wait.Seconds()))
 			p.sleep(ctx, wait)
 		default:
@@ -174,7 +174,7 @@ func (p *applier) settle(c *partition, err error) {
 		c.retry.reset()
 		return
 	}
-	c.retryAt = time.Now().Add(c.retry.next())
+	c.retryAt = time.Now().Add(c.retry.after(err))
 	if !isReadError(err) {
 		p.a.metrics.storeErrors.Inc()
 	}
@@ -336,10 +336,12 @@ func (p *applier) stopFenced(ctx context.Context, err error) {
 	<-ctx.Done()
 }
 
-// Waits after an error of the store.
+// Waits after an error.
 const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
+	// maxReadBackoff is that after an error of reading the journal: nobody else is burdened by another attempt.
+	maxReadBackoff = time.Second
 )
 
 // backoff doubles from minBackoff to maxBackoff. The zero value is ready.
@@ -348,6 +350,15 @@ type backoff struct{ last time.Duration }
 func (b *backoff) next() time.Duration {
 	b.last = min(max(2*b.last, minBackoff), maxBackoff)
 	return b.last
+}
+
+// after returns the wait after an error.
+func (b *backoff) after(err error) time.Duration {
+	wait := b.next()
+	if isReadError(err) {
+		wait = min(wait, maxReadBackoff)
+	}
+	return wait
 }
 
 func (b *backoff) reset() { b.last = 0 }

@@ -63,9 +63,9 @@ func (p *applier) adopt() {
 	if err == nil {
 		return
 	}
-	if p.recountAt = now.Add(maxBackoff); len(loaded) == 0 {
+	if p.recountAt = now.Add(maxReadBackoff); len(loaded) == 0 {
 		p.a.metrics.readErrors.Inc()
-		p.warn("what is pending could not be counted anew; retrying", err, slog.Float64("retry_seconds", maxBackoff.Seconds()))
+		p.warn("what is pending could not be counted anew; retrying", err, slog.Float64("retry_seconds", maxReadBackoff.Seconds()))
 	}
 	for _, c := range loaded {
 		p.settle(c, err)
