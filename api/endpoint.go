@@ -17,8 +17,11 @@ import (
 	"usaged/api/auth"
 )
 
-// answerTimeout is how long the client of a short answer may take to read it. Long answers extend it as they go.
+// answerTimeout is how long a client may take to read a piece of an answer.
 const answerTimeout = 30 * time.Second
+
+// answerPiece is how much of an answer a client must read in answerTimeout at least.
+const answerPiece = 128 << 10
 
 // statusClientGone is counted where nobody was left to answer. It is never sent.
 const statusClientGone = 499
@@ -158,11 +161,23 @@ func (r *recorder) WriteHeader(code int) {
 	r.ResponseWriter.WriteHeader(code)
 }
 
-func (r *recorder) Write(b []byte) (int, error) {
+// Write writes in pieces, each of which has a deadline of its own: an answer that is long ends where its client stops reading, and not
+// in the middle because it takes time.
+func (r *recorder) Write(b []byte) (n int, err error) {
 	if r.code == 0 {
 		r.begin(http.StatusOK)
 	}
-	return r.ResponseWriter.Write(b)
+	for len(b) > answerPiece && err == nil {
+		var written int
+		written, err = r.ResponseWriter.Write(b[:answerPiece])
+		n, b = n+written, b[written:]
+		setWriteDeadline(r.ResponseWriter, time.Now().Add(answerTimeout))
+	}
+	if err != nil {
+		return n, err
+	}
+	written, err := r.ResponseWriter.Write(b)
+	return n + written, err
 }
 
 func (r *recorder) begin(code int) {

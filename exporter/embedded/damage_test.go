@@ -179,16 +179,24 @@ func TestADirectoryThatCannotBeMade(t *testing.T) {
 	r.becomes("usage_events_total", "7")
 }
 
-// counter returns the value of a counter without labels.
+// counter returns the value of the first series of a counter.
 func (r *rig) counter(name string) float64 {
+	r.t.Helper()
+	return r.counterOf(name, "")
+}
+
+// counterOf returns the value of the series of a counter with the value of its first label, or of the first series.
+func (r *rig) counterOf(name, label string) float64 {
 	r.t.Helper()
 	families, err := r.registry.Gather()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == name {
-			return f.GetMetric()[0].GetCounter().GetValue()
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
+				return m.GetCounter().GetValue()
+			}
 		}
 	}
 	r.t.Fatalf("no %s", name)

@@ -28,10 +28,14 @@ import (
 )
 
 const (
-	// maxSamples bounds the memory of a query: about 16 bytes for each sample.
+	// maxSamples bounds the memory of a query of a rule or of the daemon itself: about 16 bytes for each sample.
 	maxSamples = 20_000_000
-	// queryTimeout bounds the time of a query.
-	queryTimeout = time.Minute
+	// maxAnswerSamples bounds that of a query over HTTP, whose answer is written in memory too, in about 40 bytes for each sample.
+	maxAnswerSamples = 2_500_000
+	// ruleTimeout bounds the time of a query of a rule, queryTimeout that of one over HTTP: well below the minute after which the
+	// server takes the client of a request for gone.
+	ruleTimeout  = time.Minute
+	queryTimeout = 30 * time.Second
 	// lookback is how old the newest sample of a series may be. Prometheus' default.
 	lookback = 5 * time.Minute
 	// flushTimeout bounds the last attempt of remote write.
@@ -48,7 +52,8 @@ const (
 type running struct {
 	log      *slog.Logger
 	db       *tsdb.DB
-	engine   *promql.Engine
+	engine   *promql.Engine // of rules and of the daemon itself
+	asked    *promql.Engine // of those who ask over HTTP
 	rules    *rules.Manager
 	loader   *ruleLoader
 	alerts   *notifier.Manager
@@ -99,11 +104,14 @@ func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err err
 		return err
 	}
 	expressions := parser.NewParser(parser.Options{})
-	r.engine = promql.NewEngine(promql.EngineOpts{
-		Logger: r.log, Reg: reg, MaxSamples: maxSamples, Timeout: queryTimeout, LookbackDelta: lookback,
+	options := promql.EngineOpts{
+		Logger: r.log, MaxSamples: maxSamples, Timeout: ruleTimeout, LookbackDelta: lookback,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return evaluationInterval.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, Parser: expressions,
-	})
+	}
+	r.engine = promql.NewEngine(options)
+	options.MaxSamples, options.Timeout, options.Reg = maxAnswerSamples, queryTimeout, reg
+	r.asked = promql.NewEngine(options)
 	r.alerts = notifier.NewManager(&notifier.Options{QueueCapacity: 10_000, DrainOnShutdown: true, Registerer: reg, Do: sendAlerts}, model.UTF8Validation, r.log)
 	if r.loader, err = newRuleLoader(cfg.Rules, cfg.RulesFile, expressions, r.log); err != nil {
 		return err
@@ -126,8 +134,8 @@ func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err err
 	if cfg.Receiver {
 		receiver = tap
 	}
-	r.handler = newHandler(cfg, r, receiver, expressions, reg)
-	return nil
+	r.handler, err = newLimiter(newHandler(cfg, r, receiver, expressions, reg), all)
+	return err
 }
 
 // apply puts settings in force, and starts what they are about the first time.
@@ -252,7 +260,7 @@ func (r *running) close(ctx context.Context) error {
 	}
 	flush, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	errs := []error{r.writer.Close(flush), r.self.close(), r.engine.Close()}
+	errs := []error{r.writer.Close(flush), r.self.close(), r.engine.Close(), r.asked.Close()}
 	if err := r.db.Close(); err != nil {
 		errs = append(errs, fmt.Errorf("close the TSDB: %w", err))
 	}

@@ -42,7 +42,7 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 	external, _ := url.Parse(cfg.URL) // assemble has parsed it
 	gatherer, _ := cfg.Registerer.(prometheus.Gatherer)
 	api := webapi.NewAPI(
-		r.engine, r.db, receiver, r.db,
+		r.asked, r.db, receiver, r.db,
 		func(context.Context) webapi.ScrapePoolsRetriever { return r.scrape },
 		func(context.Context) webapi.TargetRetriever { return r.scrape },
 		func(context.Context) webapi.AlertmanagerRetriever { return r.alerts },
@@ -58,7 +58,7 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 		false, 0, // search
 		r.log,
 		func(context.Context) webapi.RulesRetriever { return r.rules },
-		5e7, 10, 1048576, // remote read: samples, concurrency, bytes in a frame
+		maxAnswerSamples, 1, 1048576, // remote read: samples, concurrency, bytes in a frame
 		false, // agent
 		noOrigin,
 		func() (webapi.RuntimeInfo, error) { return r.runtimeInfo(cfg, started), nil },
