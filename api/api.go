@@ -71,6 +71,8 @@ type Config struct {
 	// Retention says how many days are kept.
 	Retention Retainer
 	Tokens    *auth.Tokens
+	// Issuers verify JSON Web Tokens. Nil: none is accepted.
+	Issuers *auth.Issuers
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.
 	Health HealthReader

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
@@ -25,15 +26,29 @@ func (a *API) authorize(w http.ResponseWriter, r *http.Request, roles auth.Roles
 		w.Header().Set("Www-Authenticate", `Bearer realm="usaged"`)
 		return nil, refuse(unauthorized, "this needs a token: "+whereTokensAre)
 	}
-	who := a.cfg.Tokens.Lookup(plain)
-	if who == nil {
+	who, err := a.identify(plain)
+	if errors.Is(err, auth.ErrKeysPending) {
+		return nil, refuse(keysPending, err.Error())
+	}
+	if err != nil {
 		w.Header().Set("Www-Authenticate", `Bearer realm="usaged", error="invalid_token"`)
-		return nil, refuse(unauthorized, "the token is not known: "+whereTokensAre)
+		return nil, refuse(unauthorized, err.Error())
 	}
 	if !roles.Has(who.Role) {
 		return nil, refusef(forbidden, "a token with the role %s may not do this, it takes one of: %s", who.Role, roles)
 	}
 	return who, nil
+}
+
+// identify returns who presents a token. The error is a sentence for the client.
+func (a *API) identify(presented string) (*auth.Token, error) {
+	if a.cfg.Issuers != nil && auth.LooksLikeJWT(presented) {
+		return a.cfg.Issuers.Verify(presented)
+	}
+	if who := a.cfg.Tokens.Lookup(presented); who != nil {
+		return who, nil
+	}
+	return nil, errors.New("the token is not known: " + whereTokensAre)
 }
 
 // bearer returns the token that the request presents.

@@ -42,6 +42,7 @@ const (
 	storeUnavailable
 	healthUnavailable
 	notReady
+	keysPending
 	numClasses
 )
 
@@ -82,6 +83,7 @@ var classes = [numClasses]struct {
 	storeUnavailable:     {"store_unavailable", http.StatusServiceUnavailable, false, "5"},
 	healthUnavailable:    {"health_unavailable", http.StatusServiceUnavailable, false, "5"},
 	notReady:             {"not_ready", http.StatusServiceUnavailable, false, "1"},
+	keysPending:          {"keys_pending", http.StatusServiceUnavailable, true, "1"},
 }
 
 // faultClasses says how a request is refused whose events are at fault.

@@ -94,6 +94,16 @@ func LoadIssuers(path string, cfg IssuersConfig) (*Issuers, error) {
 	return s, s.Reload()
 }
 
+// CheckIssuers says what is wrong with an issuers file, without fetching anything.
+func CheckIssuers(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read issuers: %w", err)
+	}
+	_, err = parseIssuers(path, data)
+	return err
+}
+
 func (cfg *IssuersConfig) setDefaults() {
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -38,6 +38,7 @@ type config struct {
 	retentionDays int
 	retentionSize units.Base2Bytes
 	tokensFile    string
+	issuersFile   string // empty: no JSON Web Tokens
 	metersFile    string
 	quietFile     string
 	pricesFile    string
@@ -106,6 +107,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		Default("0").SetValue(&value[units.Base2Bytes]{"retention.size", "a size such as 10GB", &cfg.retentionSize, units.ParseBase2Bytes})
 	flag("auth.tokens-file", "File with the tokens' names, roles and hashes. Default: tokens.yml in the data directory, which is made at the first start.").
 		StringVar(&cfg.tokensFile)
+	flag("auth.issuers-file", "File with the OpenID Connect providers whose JSON Web Tokens are accepted beside the tokens of the tokens file. Read again at a reload. Default: none.").
+		StringVar(&cfg.issuersFile)
 	flag("meters.file", "File with more meters: what to count beside users, queries, dashboards and llm-tokens. Read again at a reload. Default: none.").
 		StringVar(&cfg.metersFile)
 	flag("quiet.file", "File with planned quiet times, in which fewer events are no cause for concern. Read again at a reload. Default: none.").
@@ -217,6 +220,9 @@ func (cfg *config) checkFiles() error {
 	}
 	if _, err := auth.LoadTokens(cfg.tokensFile); err != nil && !(errors.Is(err, os.ErrNotExist) && cfg.ownTokens()) {
 		errs = append(errs, err)
+	}
+	if cfg.issuersFile != "" {
+		errs = append(errs, auth.CheckIssuers(cfg.issuersFile))
 	}
 	if cfg.redis.URL != "" {
 		errs = append(errs, redis.Check(cfg.redis))

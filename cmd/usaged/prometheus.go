@@ -136,6 +136,9 @@ func (d *daemon) prometheusHandler() http.Handler {
 // is told by files.
 func (d *daemon) reload() error {
 	errs := []error{d.auth.Reload(), d.reloadMeters(), d.quiet.Reload(), d.prices.Reload()}
+	if d.issuers != nil {
+		errs = append(errs, d.issuers.Reload())
+	}
 	if d.prometheus != nil {
 		errs = append(errs, d.prometheus.Reload())
 	}

@@ -140,6 +140,7 @@ type daemon struct {
 	metrics    *exporter.Handler
 	damaged    *aside.Shelf
 	auth       *auth.Tokens
+	issuers    *auth.Issuers // nil where no issuers file is named
 	agg        *aggregator.Aggregator
 	reader     *aggregator.Reader
 	quiet      *quiet.Times
@@ -178,7 +179,16 @@ func (d *daemon) tokens() (err error) {
 				"files", filepath.Join(d.cfg.dataDir, "<role>.token"))
 		}
 	}
-	d.auth, err = auth.LoadTokens(d.cfg.tokensFile)
+	if d.auth, err = auth.LoadTokens(d.cfg.tokensFile); err != nil || d.cfg.issuersFile == "" {
+		return err
+	}
+	d.issuers, err = auth.LoadIssuers(d.cfg.issuersFile, auth.IssuersConfig{
+		Now: d.clock.Now,
+		Log: d.log.With("component", "auth"),
+		Fetched: func(issuer string, err error) {
+			d.set.GetOrCreateCounter(auth.FetchesName(issuer, err)).Inc()
+		},
+	})
 	return err
 }
 
@@ -302,7 +312,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), api.Help()),
+		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help()),
 		usage,
 		d.gauges(open),
 		d.quiet,
@@ -378,6 +388,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Health:      health,
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
+		Issuers:     d.issuers,
 		Ready:       d.ready,
 		Metrics:     d.metrics,
 		MetricsAuth: d.cfg.metricsAuth,
