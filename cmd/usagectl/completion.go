@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -66,6 +68,25 @@ end
 complete -c usagectl -f -a "(__usaged_complete)"
 complete -c usaged -f -a "(__usaged_complete)"
 `,
+}
+
+// subcommands completes the word behind a group of commands that has one for its default. The parser takes that one for chosen, and names none.
+func subcommands(app *kingpin.Application, args []string) (names []string) {
+	if len(args) < 3 || args[0] != "--completion-bash" {
+		return nil
+	}
+	group, typed := args[len(args)-2], args[len(args)-1]
+	for _, command := range app.Model().Commands {
+		if command.Name != group || !slices.ContainsFunc(command.Commands, func(c *kingpin.CmdModel) bool { return c.Default }) {
+			continue
+		}
+		for _, sub := range command.Commands {
+			if strings.HasPrefix(sub.Name, typed) && !sub.Hidden {
+				names = append(names, sub.Name)
+			}
+		}
+	}
+	return names
 }
 
 func addCompletion(app *kingpin.Application, _ *session, commands map[string]command) {

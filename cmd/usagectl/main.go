@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -116,6 +117,10 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 		if arg == "-" {
 			args[i] = stdinArgument
 		}
+	}
+	if names := subcommands(app, args); len(names) > 0 {
+		fmt.Fprintln(s.stdout, strings.Join(names, "\n"))
+		return "", nil, exitOK
 	}
 	name, err := app.Parse(args)
 	if err == nil {

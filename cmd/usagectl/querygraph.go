@@ -40,12 +40,12 @@ func (c *queryCommand) draw(s *session, result []promSeries) error {
 		asciigraph.Width(max(c.width(s)-axisWidth, 10)),
 		asciigraph.Caption(fmt.Sprintf("%s to %s (UTC), a value every %s", begin.UTC().Format(time.DateTime), c.evaluatedAt.UTC().Format(time.DateTime), c.step)),
 	}
-	terminal := isTerminal(s.stdout)
-	if terminal {
+	coloured := s.colours()
+	if coloured {
 		options = append(options, asciigraph.SeriesColors(lineColors[:len(lines)]...), asciigraph.SeriesLegends(names...))
 	}
 	fmt.Fprintln(s.stdout, asciigraph.PlotMany(lines, options...))
-	if !terminal { // where there are no colours, the names are all that can be said
+	if !coloured { // where there are no colours, the names are all that can be said
 		fmt.Fprintln(s.stdout, "\n"+strings.Join(names, "\n"))
 	}
 	return nil

@@ -97,15 +97,18 @@ func (c *sendCommand) run(ctx context.Context, s *session) error {
 	if err != nil {
 		return describeRefusal(err, s)
 	}
-	done := "accepted"
+	done, counted := "accepted", false
 	if c.wait {
-		if err := awaitCounted(ctx, s); err != nil {
+		counted, err = c.awaitCount(ctx, s)
+		if err != nil {
 			return err
 		}
+	}
+	if counted {
 		done = "accepted and counted"
 	}
 	if s.json() {
-		return printJSON(s, map[string]any{"accepted": accepted, "ids": ids, "counted": c.wait})
+		return printJSON(s, map[string]any{"accepted": accepted, "ids": ids, "counted": counted})
 	}
 	if len(events) > 1 {
 		_, err = fmt.Fprintf(s.stdout, "%s %s events\n", done, thousands(uint64(accepted)))
@@ -113,6 +116,17 @@ func (c *sendCommand) run(ctx context.Context, s *session) error {
 	}
 	_, err = fmt.Fprintf(s.stdout, "%s %s %s\n", done, printable(fmt.Sprint(events[0]["event_type"])), printable(ids[0]))
 	return err
+}
+
+// awaitCount waits for the count. The events are accepted by then: where the count cannot be seen, or takes long, nothing has failed, and a
+// script that sent them again would be wrong.
+func (c *sendCommand) awaitCount(ctx context.Context, s *session) (counted bool, err error) {
+	err = awaitCounted(ctx, s)
+	if err == nil || ctx.Err() != nil {
+		return err == nil, err
+	}
+	fmt.Fprintf(s.stderr, "usagectl: %s\n", s.explain(err))
+	return false, nil
 }
 
 // events are those to be sent, by the names of their fields. Whether they are valid is the daemon's to say: it names

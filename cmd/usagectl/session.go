@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,12 +40,14 @@ type session struct {
 	flagURLs  []string
 	tokenFile string
 	dataDir   string
+	dirGiven  bool // the data directory was named, by flag or environment
 	output    string
 
 	// For the texts of errors.
 	url         string // the daemon's address
 	urlSource   string // where the address came from
 	tokenSource string // where the token came from; empty: there is none
+	unsent      string // the data directory's token that was kept back, since another daemon was asked
 }
 
 // addFlags defines the global flags. The environment gives their defaults.
@@ -51,9 +55,9 @@ func (s *session) addFlags(app *kingpin.Application) {
 	app.Flag("url", "The daemon's address; by default what <data.dir>/usaged.url says, or "+defaultURL+" ($USAGE_URL). Repeatable for tail, meters rebuild and backfill --openmetrics.").
 		PlaceHolder("URL").Default(strings.Fields(s.getenv("USAGE_URL"))...).StringsVar(&s.flagURLs)
 	app.Flag("token-file", "File that holds the bearer token; by default $USAGE_TOKEN, $USAGE_TOKEN_FILE, or the token that the daemon "+
-		"wrote into the data directory.").PlaceHolder("FILE").StringVar(&s.tokenFile)
+		"wrote into the data directory, which is sent to this daemon alone.").PlaceHolder("FILE").StringVar(&s.tokenFile)
 	app.Flag("data.dir", "The data directory of a daemon on this machine ($USAGE_DATA_DIR).").
-		Default(s.env("USAGE_DATA_DIR", "./data")).StringVar(&s.dataDir)
+		Default(s.env("USAGE_DATA_DIR", "./data")).IsSetByUser(&s.dirGiven).StringVar(&s.dataDir)
 	app.Flag("output", "table for people, json for scripts, csv (of summary and meters) for spreadsheets.").Short('o').Default(outputTable).
 		EnumVar(&s.output, outputTable, outputJSON, outputCSV)
 }
@@ -99,11 +103,11 @@ const (
 
 // client returns a client of the daemon, which tries a request once unless an option says otherwise.
 func (s *session) client(p purpose, options ...func(*client.Config)) (*client.Client, error) {
-	token, err := s.token(p)
-	if err != nil {
+	if err := s.findURL(); err != nil {
 		return nil, err
 	}
-	if err := s.findURL(); err != nil {
+	token, err := s.token(p)
+	if err != nil {
 		return nil, err
 	}
 	cfg := client.Config{URL: s.url, Token: token, RetryFor: -1, UserAgent: "usagectl"}
@@ -134,11 +138,11 @@ func (s *session) replicas() iter.Seq[*session] {
 		urls = []string{""}
 	}
 	return func(yield func(*session) bool) {
-		for _, url := range urls {
+		for _, address := range urls {
 			one := *s
-			one.flagURLs = []string{url}
+			one.flagURLs = []string{address}
 			more := yield(&one)
-			s.url, s.urlSource, s.tokenSource = one.url, one.urlSource, one.tokenSource // for the texts of errors
+			s.url, s.urlSource, s.tokenSource, s.unsent = one.url, one.urlSource, one.tokenSource, one.unsent // for the texts of errors
 			if !more {
 				return
 			}
@@ -164,10 +168,17 @@ func (s *session) findURL() error {
 	return nil
 }
 
-// token finds the bearer token: flag, environment, then what the daemon wrote into its data directory.
+// token finds the bearer token: flag, environment, then what the daemon wrote into its data directory. A token goes only to the daemon
+// that it was meant for. That of a data directory belongs to the daemon of this directory, and that of the environment does not go to an
+// address which was found in a directory that nobody named: it may have come with somebody else's files.
 func (s *session) token(p purpose) (string, error) {
 	path := s.tokenFile
 	if path == "" {
+		named := s.dirGiven || s.getenv("USAGE_DATA_DIR") != "" || s.urlSource != filepath.Join(s.dataDir, urlFile)
+		if given := s.getenv("USAGE_TOKEN") + s.getenv("USAGE_TOKEN_FILE"); strings.TrimSpace(given) != "" && !named {
+			return "", fmt.Errorf("the address %s was found in %s, and the token of the environment is not sent to an address that was only found: "+
+				"name the daemon with --url or the directory with --data.dir", s.url, s.urlSource)
+		}
 		if token := strings.TrimSpace(s.getenv("USAGE_TOKEN")); token != "" {
 			s.tokenSource = "$USAGE_TOKEN"
 			return token, nil
@@ -188,18 +199,56 @@ func (s *session) token(p purpose) (string, error) {
 	}
 	for _, name := range names {
 		path := filepath.Join(s.dataDir, name)
-		token, err := readLine(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		info, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return "", fmt.Errorf("read the token: %w", err)
+		case !info.Mode().IsRegular():
+			return "", fmt.Errorf("%s is a link or no file, which usaged does not write: name the file of the token with --token-file", path)
+		}
+		if own := s.ownURL(); !sameDaemon(own, s.url) {
+			s.unsent = path
 			continue
 		}
+		token, err := readLine(path)
 		if err != nil {
 			return "", fmt.Errorf("read the token: %w", err)
 		}
-		s.tokenSource = path
+		s.tokenSource, s.unsent = path, ""
 		return token, nil
 	}
 	s.tokenSource = ""
 	return "", nil
+}
+
+// ownURL is the address of the data directory's daemon, "" where none runs.
+func (s *session) ownURL() string {
+	line, err := readLine(filepath.Join(s.dataDir, urlFile))
+	if err != nil {
+		return ""
+	}
+	return line
+}
+
+// sameDaemon says whether two addresses are those of one daemon. The names of this machine for itself are the same.
+func sameDaemon(a, b string) bool {
+	origin := func(text string) string {
+		u, err := url.Parse(text)
+		if err != nil || u.Host == "" {
+			return text
+		}
+		host, port := u.Hostname(), u.Port()
+		if ip := net.ParseIP(host); strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback() {
+			host = "localhost"
+		}
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		}
+		return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(host), port) + strings.TrimSuffix(u.Path, "/")
+	}
+	return origin(a) == origin(b)
 }
 
 // readLine reads a file of one short line.
@@ -247,6 +296,9 @@ func (s *session) explain(err error) string {
 	}
 	var hint string
 	switch {
+	case problem.Status == http.StatusUnauthorized && s.unsent != "":
+		hint = fmt.Sprintf("%s wants a token, and %s belongs to the daemon of its directory, which is not known to be this one: give it with "+
+			"--token-file=%s if it is, or name another", s.url, s.unsent, s.unsent)
 	case problem.Status == http.StatusUnauthorized && s.tokenSource == "":
 		hint = fmt.Sprintf("%s wants a token and there is none in %s: name its file with --token-file", s.url, s.dataDir)
 	case problem.Status == http.StatusUnauthorized:
@@ -279,6 +331,11 @@ func (s *session) distrusted(err error) (found string, ok bool) {
 }
 
 const howToTrust = "name the file of its authority's certificate in SSL_CERT_FILE, or name the daemon with --url as its certificate does"
+
+// colours says whether output may have colours: on a terminal, unless the person has said otherwise (https://no-color.org).
+func (s *session) colours() bool {
+	return isTerminal(s.stdout) && s.getenv("NO_COLOR") == "" && s.getenv("TERM") != "dumb"
+}
 
 // isTerminal says whether a person watches w.
 func isTerminal(w io.Writer) bool {

@@ -153,8 +153,7 @@ func (c *cursorFile) save(now bool, sync func() error) (again time.Time, err err
 type style struct{ color bool }
 
 func (c *tailCommand) style(s *session) style {
-	auto := isTerminal(s.stdout) && s.getenv("NO_COLOR") == "" && s.getenv("TERM") != "dumb"
-	return style{color: c.color == "always" || c.color == "auto" && auto}
+	return style{color: c.color == "always" || c.color == "auto" && s.colours()}
 }
 
 // SGR codes.

@@ -514,7 +514,7 @@ func TestImportInterrupted(t *testing.T) {
 			d.clockAt(time.Date(2015, 9, 13, 12, 0, 0, 0, time.UTC))
 			d.start()
 			gate := startGate(t, d, 17)
-			cmd := d.usagectlCommand("import", "--jq="+wikiJQ, "--url="+gate.url, file)
+			cmd := d.usagectlCommand("import", "--jq="+wikiJQ, "--url="+gate.url, d.adminToken(), file)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			p := spawn(t, cmd)
@@ -596,7 +596,7 @@ func TestImportThroughRestarts(t *testing.T) {
 	d.clockAt(time.Date(2015, 9, 13, 12, 0, 0, 0, time.UTC))
 	d.start()
 	address := startForwarder(t, d)
-	cmd := d.usagectlCommand("import", "--jq="+wikiJQ, "--batch=100", "--output=json", "--url="+address.server.URL, file)
+	cmd := d.usagectlCommand("import", "--jq="+wikiJQ, "--batch=100", "--output=json", "--url="+address.server.URL, d.adminToken(), file)
 	p := spawn(t, cmd)
 	for restart := range 3 {
 		eventually(t, "progress", func() error {

@@ -441,6 +441,9 @@ func (d *instance) usagectlCommand(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// adminToken is the flag that names the admin's token, which usagectl sends by itself only to the address that the daemon has announced.
+func (d *instance) adminToken() string { return "--token-file=" + filepath.Join(d.dir, "admin.token") }
+
 // runToEnd runs a command with a time limit.
 func runToEnd(t testing.TB, cmd *exec.Cmd) result {
 	t.Helper()

@@ -48,7 +48,7 @@ func TestPastOfAnother(t *testing.T) {
 			t.Errorf("%s: %d series of a daemon, and others, %d, of what was written", metric, len(want), len(got))
 		}
 	}
-	export("--url="+daemons[0].url, "--url="+daemons[1].url)
+	export("--url="+daemons[0].url, "--url="+daemons[1].url, daemons[0].adminToken())
 	p.load(file)
 	sum := `usage:activity:observed{event_type="__all__",window="1d"} @ ` + fmt.Sprint(until.AddDate(0, 0, -3).Unix()/300*300)
 	total := 0.0

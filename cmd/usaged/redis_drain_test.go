@@ -61,7 +61,7 @@ func testDrainOnRedis(t *testing.T, partitions int) {
 	proxy.Refuse(false)
 
 	gate := startGate(t, live, 2)
-	interrupted := spawn(t, live.usagectlCommand("journal", "drain", dead.dir, "--redis.url="+srv.URL(), "--yes", "--url="+gate.url))
+	interrupted := spawn(t, live.usagectlCommand("journal", "drain", dead.dir, "--redis.url="+srv.URL(), "--yes", "--url="+gate.url, live.adminToken()))
 	select {
 	case <-gate.reached:
 	case <-interrupted.exited:

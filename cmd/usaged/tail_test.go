@@ -118,7 +118,7 @@ func TestTailOverKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	cmd := d.usagectlCommand("tail", "--url="+url, "--follow", "--output=json", "--cursor-file="+filepath.Join(t.TempDir(), "cursors"))
+	cmd := d.usagectlCommand("tail", "--url="+url, d.adminToken(), "--follow", "--output=json", "--cursor-file="+filepath.Join(t.TempDir(), "cursors"))
 	cmd.Stdout, cmd.Stderr = file, d.log
 	follower := spawn(t, cmd)
 	for range kills {
