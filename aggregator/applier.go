@@ -60,6 +60,8 @@ type applier struct {
 
 	// announced is when what a lowered retention deletes is due, as was logged last.
 	announced time.Time
+	// extended is the day on which the expiry of what is in the store was looked at last.
+	extended event.Day
 
 	lastCheck, lastQuiet, lastMaintenance, lastWarning, lastReload time.Time
 	day                                                            event.Day

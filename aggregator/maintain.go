@@ -45,6 +45,7 @@ func (p *applier) maintain(ctx context.Context) {
 		p.a.metrics.storeErrors.Inc()
 		p.log.Warn("expired days could not be removed from the store; retrying in a minute", "err", err)
 	}
+	p.extend(ctx)
 	p.announceExpiry(ctx)
 	p.retire()
 }

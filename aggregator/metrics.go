@@ -12,13 +12,13 @@ import (
 
 // aggregatorMetrics are the applier's. Counters and gauges live in a set, see Help.
 type aggregatorMetrics struct {
-	set                                                *metrics.Set
-	events, duplicates, badValues, expired, unverified *metrics.Counter
-	overflowTypes, overflowReferences                  *metrics.Counter
-	storeErrors, checkpointErrors, rewinds, rebuilds   *metrics.Counter
-	readErrors, recounts                               *metrics.Counter
-	storeAhead, retiredEarly, stopped                  *metrics.Gauge
-	applyDuration                                      prometheus.Histogram
+	set                                                        *metrics.Set
+	events, duplicates, badValues, expired, unverified         *metrics.Counter
+	overflowTypes, overflowReferences                          *metrics.Counter
+	storeErrors, tornDays, checkpointErrors, rewinds, rebuilds *metrics.Counter
+	readErrors, recounts                                       *metrics.Counter
+	storeAhead, retiredEarly, stopped                          *metrics.Gauge
+	applyDuration                                              prometheus.Histogram
 }
 
 var help = map[string]string{
@@ -29,6 +29,7 @@ var help = map[string]string{
 	"usaged_ids_unverified_total":        "Events counted without a check for duplicates, since they were applied more than 48 hours after their acceptance.",
 	"usaged_overflow_total":              "Events (kind types) and sums (kind references) counted under __other__ because a limit per day was reached.",
 	"usaged_label_overflow_total":        "Additions to a metric of usage that went under the label value __other__ because the label has as many values as it may, by metric.",
+	"usaged_store_counts_removed_total":  "Counts of an event type on a day that were removed because its users had expired earlier.",
 	"usaged_store_errors_total":          "Attempts to read or write the store that failed and are repeated.",
 	"usaged_apply_read_errors_total":     "Attempts to read the journal for the store that failed, for a reason that may pass, and are repeated.",
 	"usaged_apply_stopped_partitions":    "Partitions of the store that take no events since the journal could not be read several times in a row.",
@@ -62,6 +63,7 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 		unverified:         set.GetOrCreateCounter("usaged_ids_unverified_total"),
 		overflowTypes:      set.GetOrCreateCounter(`usaged_overflow_total{kind="types"}`),
 		overflowReferences: set.GetOrCreateCounter(`usaged_overflow_total{kind="references"}`),
+		tornDays:           set.GetOrCreateCounter("usaged_store_counts_removed_total"),
 		storeErrors:        set.GetOrCreateCounter("usaged_store_errors_total"),
 		checkpointErrors:   set.GetOrCreateCounter("usaged_checkpoint_errors_total"),
 		rewinds:            set.GetOrCreateCounter("usaged_rewinds_total"),

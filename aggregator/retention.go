@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
+	"usaged/aggregator/store"
 )
 
 // keptDays returns for how many UTC days, today included, rollups are kept.
@@ -97,4 +99,33 @@ func (p *applier) announceExpiry(ctx context.Context) {
 	p.announced = r.Due
 	p.log.Warn("--retention.days has been lowered; what is beyond it will be deleted when it is due: raise it again to keep that, or run `usagectl retention apply` "+
 		"to have it deleted now", "due", r.Due, "from", r.From.String(), "to", r.To.String(), "events", r.Events, "raw_events", r.Raw)
+}
+
+// extend has the days that are in a store whose days expire by themselves kept for as long as the present retention says: after a start,
+// because it may have been raised, and each day, because a replica with a lower one may have written some.
+func (p *applier) extend(ctx context.Context) {
+	ext, ok := p.a.cfg.Store.(store.Extender)
+	if !ok || p.extended == p.day {
+		return
+	}
+	var rollups []meter.Rollup
+	for _, m := range p.a.Meters() {
+		rollups = append(rollups, meter.MeterRollup(m.Key(), meter.ByUser), meter.MeterRollup(m.Key(), meter.ByReference))
+	}
+	var days []event.Day
+	for day := p.day - event.Day(p.a.keptDays()) + 1; day <= p.day+1; day++ { // senders may be ahead of midnight
+		days = append(days, day)
+	}
+	removed, err := ext.Extend(ctx, days, rollups)
+	if removed > 0 {
+		p.a.metrics.tornDays.AddInt64(int64(removed))
+		p.log.Error("the users of event types had expired before the counts of the same day, which are removed, so that answers agree; their events "+
+			"are missing in the figures of these days: empty the store to have all counted again from the journals", "types", removed)
+	}
+	if err != nil {
+		p.a.metrics.storeErrors.Inc()
+		p.log.Warn("the expiry of days in the store could not be extended; retrying in a minute", "err", err)
+		return
+	}
+	p.extended = p.day
 }

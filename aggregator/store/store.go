@@ -106,6 +106,15 @@ type Store interface {
 	Close() error
 }
 
+// Extender is a store whose days expire by themselves at a time that is noted when they are written.
+type Extender interface {
+	// Extend has the days expire when the present retention says so, where they would expire earlier; all that is in a day
+	// expires together. rollups are those beside the rollups of types. It works in small steps beside Apply. It also removes
+	// the count of an event type whose users are gone, because they did not expire together, and returns how many types
+	// that were: what is left of them is an answer that contradicts another.
+	Extend(ctx context.Context, days []event.Day, rollups []meter.Rollup) (removed int, err error)
+}
+
 // Batch is one producer's next contribution to one partition.
 type Batch struct {
 	Producer  string

@@ -10,7 +10,7 @@ func ACL() []string {
 	return []string{
 		"~usage:*", "resetchannels", "-@all",
 		"+eval", "+evalsha", // then what the scripts call
-		"+type", "+exists", "+hmget", "+hset", "+hget", "+hlen", "+hexists", "+sismember", "+sadd", "+set", "+expireat", "+zadd", "+zmscore", "+zcard", "+zscore",
+		"+type", "+exists", "+hmget", "+hset", "+hget", "+hlen", "+hexists", "+sismember", "+sadd", "+set", "+expireat", "+zadd", "+zmscore", "+zcard", "+zscore", "+time", "+pttl", "+hdel",
 		"+hgetall", "+smembers", "+get", "+zrange", "+zunion", "+multi", "+exec", // reads
 		"+info", "+ping", "+select", "+client|setname", // the connection
 		"+cluster|slots", "+cluster|shards", "+readonly", "+asking", "+command", // a cluster

@@ -114,6 +114,14 @@ end
 
 local takeovers = mine > theirs and (redis.call('HGET', KEYS[1], 'takeovers') or '')
 
+-- A day expires when this batch says, or later where a process that keeps days for longer has said so. All keys of the day expire together.
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+for _, day in ipairs(days) do
+  local left = redis.call('PTTL', KEYS[day[3]])
+  if left > 0 then day[1] = math.max(day[1], math.floor((now + left) / 1000 + 0.5)) end
+end
+
 -- From here on it writes. Redis refuses the first write when it is out of memory, read-only or lacks replicas; and again
 -- each command is run once in a way that changes nothing that is counted.
 redis.call('HSET', KEYS[1], 'offset', prev)

@@ -467,7 +467,7 @@ func TestACL(t *testing.T) {
 		t.Errorf("the eviction policy could not be read: %q", got)
 	}
 	t.Run("it changes nothing where a command of the script is not allowed", func(t *testing.T) {
-		for _, command := range []string{"hset", "sadd", "set", "expireat", "zadd", "zmscore", "zcard", "zscore", "hmget", "hget", "hlen", "hexists", "type", "exists", "evalsha"} {
+		for _, command := range []string{"hset", "sadd", "set", "expireat", "zadd", "zmscore", "zcard", "zscore", "hmget", "hget", "hlen", "hexists", "type", "exists", "time", "pttl", "evalsha"} {
 			srv.Do("ACL", "SETUSER", "usaged", "-"+command)
 			if command == "evalsha" {
 				srv.Do("ACL", "SETUSER", "usaged", "-eval")

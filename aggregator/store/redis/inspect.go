@@ -26,7 +26,7 @@ type Inspector struct {
 // Node.AppendFsync stay empty.
 func InspectorACL() []string {
 	return []string{
-		"+time", "+scan", "+ttl", "+memory|usage", "+config|get", // what usagectl doctor reads
+		"+scan", "+ttl", "+memory|usage", "+config|get", // what usagectl doctor reads
 		"+object|idletime", "+srem", // usagectl producers prune
 	}
 }
