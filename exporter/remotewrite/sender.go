@@ -54,17 +54,23 @@ type sender struct {
 	minBackoff time.Duration
 	maxBackoff time.Duration
 
-	quit    chan struct{}      // closed: no further round
-	cancel  context.CancelFunc // ends the round that is under way
-	stopped sync.WaitGroup
+	replaces *sender            // which has stopped; nil once this one has begun
+	quit     chan struct{}      // closed: no further round
+	cancel   context.CancelFunc // ends the round that is under way
+	stopped  sync.WaitGroup
 }
 
-// newSender makes a sender that goes on at its cursor. It needs w.mu.
-func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external labels.Labels, c *client) (*sender, error) {
+// newSender makes a sender that goes on at its cursor, and in place of old, which has stopped, where that is not nil. It needs w.mu.
+func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external labels.Labels, c *client, old *sender) (*sender, error) {
 	now := w.cfg.Now().UnixMilli()
-	st, err := openState(w.cfg.Dir, name, now, w.cfg.Damaged)
-	if err != nil {
-		return nil, err
+	var st *state
+	if old != nil {
+		st = old.state
+	} else {
+		var err error
+		if st, err = openState(w.cfg.Dir, name, now, w.cfg.Damaged); err != nil {
+			return nil, err
+		}
 	}
 	w.metrics.begin(name)
 	return &sender{
@@ -72,6 +78,7 @@ func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external la
 		log: w.cfg.Log.With("remote", name), metrics: w.metrics,
 		readTo: st.cursor(), unsureTo: now, // of before the start the last answer may not have been noted
 		quit:       make(chan struct{}),
+		replaces:   old,
 		maxSamples: e.QueueConfig.MaxSamplesPerSend,
 		minBackoff: time.Duration(e.QueueConfig.MinBackoff), maxBackoff: time.Duration(e.QueueConfig.MaxBackoff),
 	}, nil
@@ -80,18 +87,22 @@ func (w *Writer) newSender(name string, e *config.RemoteWriteConfig, external la
 func (s *sender) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.tap.join(s)
+	if s.replaces != nil {
+		s.tap.replace(s.replaces, s)
+		s.replaces = nil
+	} else {
+		s.tap.join(s)
+	}
 	s.stopped.Go(func() { s.run(ctx) })
 }
 
 // stop ends the goroutine, after the round that is under way or when ctx ends. What it was doing is taken up again from the
-// cursor.
+// cursor. The tap goes on noting late samples for it until it leaves or is replaced.
 func (s *sender) stop(ctx context.Context) {
 	close(s.quit)
 	defer context.AfterFunc(ctx, s.cancel)()
 	s.stopped.Wait()
 	s.cancel()
-	s.tap.leave(s)
 }
 
 func (s *sender) run(ctx context.Context) {

@@ -36,8 +36,10 @@ type Tap struct {
 	mu        sync.Mutex
 	open      map[*appender]struct{} // appenders with samples that are not committed yet
 	senders   map[*sender]struct{}
-	described map[string]description       // by metric name
-	last      map[uint64]exemplar.Exemplar // of each series that has exemplars, so that one is taken once
+	described map[string]description // by metric name
+	// last has the last exemplar of each series that has some, so that one is taken once; older has those of series that were not seen
+	// since last was begun.
+	last, older map[uint64]exemplar.Exemplar
 }
 
 // description is what a scrape said about a metric.
@@ -130,6 +132,21 @@ func (t *Tap) join(s *sender) {
 	defer t.mu.Unlock()
 	t.senders[s] = struct{}{}
 	t.sealed.Store(max(t.sealed.Load(), s.readTo))
+}
+
+// replace lets a sender take the place of one that has stopped, without a moment in which late samples would be noted for neither.
+func (t *Tap) replace(old, s *sender) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.senders, old)
+	for _, l := range old.late { // what lies ahead of the cursor is read again anyway
+		if l.t <= s.readTo {
+			s.late = append(s.late, l)
+		}
+	}
+	s.flooded, s.exemplars = old.flooded, old.exemplars
+	t.senders[s] = struct{}{}
+	t.lower(s, s.readTo)
 }
 
 func (t *Tap) leave(s *sender) {
@@ -352,11 +369,27 @@ func (t *Tap) fresh(exemplars []labelled) (fresh []labelled) {
 	}
 	for _, e := range exemplars {
 		series := e.series.Hash()
-		if last, ok := t.last[series]; ok && last.Equals(e.Exemplar) || !ok && len(t.last) >= maxDescribed {
-			continue
+		if last, ok := t.lastOf(series); !ok || !last.Equals(e.Exemplar) {
+			fresh = append(fresh, e)
 		}
-		t.last[series] = e.Exemplar
-		fresh = append(fresh, e)
+		t.remember(series, e.Exemplar)
 	}
 	return fresh
+}
+
+// lastOf returns the last exemplar of a series, as far as it is remembered.
+func (t *Tap) lastOf(series uint64) (last exemplar.Exemplar, ok bool) {
+	if last, ok = t.last[series]; !ok {
+		last, ok = t.older[series]
+	}
+	return last, ok
+}
+
+// remember keeps the last exemplar of a series. Series that show none any more are forgotten, so that new ones have room: what was not
+// seen while as many others were goes. The exemplar of such a series may be sent again.
+func (t *Tap) remember(series uint64, e exemplar.Exemplar) {
+	if _, ok := t.last[series]; !ok && len(t.last) >= maxDescribed {
+		t.older, t.last = t.last, map[uint64]exemplar.Exemplar{}
+	}
+	t.last[series] = e
 }

@@ -149,12 +149,12 @@ func (w *Writer) Apply(external labels.Labels, endpoints []*config.RemoteWriteCo
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	keep := w.stopChanged(external, endpoints)
+	keep, old := w.stopChanged(external, endpoints)
 	for _, e := range endpoints {
 		if keep[Name(e)] {
 			continue
 		}
-		s, err := w.newSender(Name(e), e, external, clients[Name(e)])
+		s, err := w.newSender(Name(e), e, external, clients[Name(e)], old[Name(e)])
 		if err != nil {
 			errs = append(errs, err) // the others go on
 			continue
@@ -165,10 +165,10 @@ func (w *Writer) Apply(external labels.Labels, endpoints []*config.RemoteWriteCo
 	return errors.Join(errs...)
 }
 
-// stopChanged ends the senders whose endpoint is gone or has other settings, where they are, and returns the others. It
-// needs mu.
-func (w *Writer) stopChanged(external labels.Labels, endpoints []*config.RemoteWriteConfig) (keep map[string]bool) {
-	keep = map[string]bool{}
+// stopChanged ends the senders whose endpoint is gone or has other settings, where they are. It returns which of the others are kept, and
+// those that are to be replaced. It needs mu.
+func (w *Writer) stopChanged(external labels.Labels, endpoints []*config.RemoteWriteConfig) (keep map[string]bool, old map[string]*sender) {
+	keep, old = map[string]bool{}, map[string]*sender{}
 	for _, e := range endpoints {
 		s := w.senders[Name(e)]
 		keep[Name(e)] = s != nil && labels.Equal(s.external, external) && reflect.DeepEqual(s.cfg, e)
@@ -176,13 +176,20 @@ func (w *Writer) stopChanged(external labels.Labels, endpoints []*config.RemoteW
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
 	for name, s := range w.senders {
-		if !keep[name] {
-			s.stop(now)
-			w.metrics.forget(name)
-			delete(w.senders, name)
+		kept, wanted := keep[name]
+		if kept {
+			continue
 		}
+		s.stop(now)
+		delete(w.senders, name)
+		if wanted {
+			old[name] = s
+			continue
+		}
+		s.tap.leave(s)
+		w.metrics.forget(name)
 	}
-	return keep
+	return keep, old
 }
 
 // Close sends what is left, as long as ctx lets it, and ends the senders. What could not be sent is sent after the next
@@ -195,6 +202,7 @@ func (w *Writer) Close(ctx context.Context) error {
 		wait.Go(func() {
 			s.stop(ctx)
 			s.flush(ctx)
+			s.tap.leave(s)
 		})
 	}
 	wait.Wait()
