@@ -34,7 +34,7 @@ type rebuilder struct {
 	waits atomic.Bool
 
 	mu     sync.Mutex
-	states map[string]RebuildState // by the meter's key
+	states map[string]rebuildProgress // by the meter's key
 }
 
 // Phases of a rebuild.
@@ -51,6 +51,12 @@ type RebuildState struct {
 	Events, Done uint64
 }
 
+// rebuildProgress is the state of the rebuild up to an event.
+type rebuildProgress struct {
+	RebuildState
+	through uint64
+}
+
 const (
 	// rebuildCheckInterval is how often the store's offsets are compared with what has been rebuilt.
 	rebuildCheckInterval = 2 * time.Second
@@ -61,7 +67,7 @@ const (
 )
 
 func newRebuilder(a *Aggregator) *rebuilder {
-	return &rebuilder{a: a, log: a.log, wake: make(chan struct{}, 1), states: map[string]RebuildState{}}
+	return &rebuilder{a: a, log: a.log, wake: make(chan struct{}, 1), states: map[string]rebuildProgress{}}
 }
 
 // rebuildID is the id of the producer under which the past of a meter is counted.
@@ -87,16 +93,16 @@ func (r *rebuilder) state(p past) *RebuildState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, ok := r.states[p.order.Meter]
-	if !ok {
-		s.Phase = RebuildWaiting
+	if !ok || s.through != p.order.Through { // what was done of an earlier order says nothing about a later one
+		return &RebuildState{Phase: RebuildWaiting}
 	}
-	return &s
+	return &s.RebuildState
 }
 
-func (r *rebuilder) setState(key string, s RebuildState) {
+func (r *rebuilder) setState(order rebuildOrder, s RebuildState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.states[key] = s
+	r.states[order.Meter] = rebuildProgress{s, order.Through}
 }
 
 // run rebuilds what is ordered, and again what the store loses of it, until ctx ends.
@@ -248,7 +254,7 @@ func (j *rebuildJob) position() uint64 {
 func (j *rebuildJob) report(phase string) {
 	start := min(j.r.a.journal.Start(), j.order.Through)
 	through := min(max(j.position(), j.read), j.order.Through)
-	j.r.setState(j.order.Meter, RebuildState{
+	j.r.setState(j.order, RebuildState{
 		Phase: phase, Events: j.order.Through - start + 1, Done: max(through+1, start) - start,
 	})
 }
