@@ -1,9 +1,10 @@
 // Package aggregator takes accepted events to rollups, and rollups to answers.
 //
 // An [Aggregator] owns the journal of one data directory. Accept journals a batch of events and returns when it is durable.
-// Behind that, one goroutine, the applier, tails the journal, folds the events of each partition into deltas, and applies
-// these to the store by compare-and-set; so each event counts once, whatever is killed, retried or rolled back in
-// between. A [Reader] answers questions about windows of days from the store, and caches the days that are over.
+// After that the applier reads the journal once for all partitions of the store, and folds the events of each into a delta; the
+// partition's worker has the store apply it by compare-and-set. So each event counts once, whatever is killed, retried or rolled
+// back in between. A worker whose partition fails, or was rolled back, reads the journal by itself until it has caught up. A
+// [Reader] answers questions about windows of days from the store, and caches the days that are over.
 //
 // The journal is the truth and the store a view of it: when the store has lost something, the applier rewinds to
 // the offset that it finds there and applies again what is behind it, from the journal, or where the

@@ -108,7 +108,8 @@ func (p *applier) run(ctx context.Context) {
 			return
 		case err != nil:
 			wait := retry.after(err)
-			p.warn("no partition takes events; the journal keeps them, retrying", err, slog.Float64("retry_seconds", wait.Seconds()))
+			p.log.Warn("no partition takes events; the journal keeps them, retrying",
+				"reason", reasonOf(err), "err", err, "retry_seconds", wait.Seconds())
 			p.sleep(ctx, wait)
 		default:
 			retry.reset()
@@ -202,18 +203,17 @@ func (p *applier) failure() error {
 		return first
 	case failed > 0 && time.Since(p.lastWarning) > maxBackoff:
 		p.lastWarning = time.Now()
-		p.warn("some partitions take no events; the journal keeps them, retrying", first, slog.Int("partitions", failed))
+		p.log.Warn("some partitions take no events; the journal keeps them, retrying", "reason", reasonOf(first), "err", first, "partitions", failed)
 	}
 	return nil
 }
 
-// warn logs why events wait: the store does not take them, or the journal cannot be read.
-func (p *applier) warn(message string, err error, attr slog.Attr) {
-	reason := "store"
+// reasonOf says whether events wait for the store, or because the journal cannot be read.
+func reasonOf(err error) string {
 	if isReadError(err) {
-		reason = "journal"
+		return "journal"
 	}
-	p.log.Warn(message, "reason", reason, "err", err, attr)
+	return "store"
 }
 
 // wait waits until there is something new to apply, but at least d, and at most until the next check.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -65,7 +64,7 @@ func (p *applier) adopt() {
 	}
 	if p.recountAt = now.Add(maxReadBackoff); len(loaded) == 0 {
 		p.a.metrics.readErrors.Inc()
-		p.warn("what is pending could not be counted anew; retrying", err, slog.Float64("retry_seconds", maxReadBackoff.Seconds()))
+		p.log.Warn("what is pending could not be counted anew; retrying", "reason", reasonOf(err), "err", err, "retry_seconds", maxReadBackoff.Seconds())
 	}
 	for _, c := range loaded {
 		p.settle(c, err)
