@@ -79,6 +79,9 @@ type Config struct {
 // ErrUnavailable says that the journal cannot accept events now, and that those given are not in it.
 var ErrUnavailable = journal.ErrUnavailable
 
+// ErrUnknown says that it is not known whether the events given are in the journal, or will be.
+var ErrUnknown = journal.ErrUnknown
+
 // Aggregator takes events. It is safe for concurrent use.
 type Aggregator struct {
 	cfg      Config
@@ -183,7 +186,7 @@ func (a *Aggregator) begin() (err error) {
 }
 
 // Accept journals a batch and returns when it is durable. An error that is ErrUnavailable means that it isn't in the
-// journal and never will be. The batch may be reused afterwards.
+// journal and never will be. After one that is ErrUnknown the batch must not be used again; otherwise it may be.
 func (a *Aggregator) Accept(batch *event.Batch) error {
 	_, err := a.journal.Append(journal.Batch{N: batch.N, Entries: batch.Entries, Tag: batch})
 	return err

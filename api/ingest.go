@@ -57,6 +57,9 @@ func (a *API) accept(body []byte, format event.Format, who *auth.Token) (n int, 
 	if err == nil && batch.N > 0 {
 		err = a.store(batch)
 	}
+	if errors.Is(err, aggregator.ErrUnknown) {
+		return 0, false, err // the journal may still read the batch, so the decoder that holds it is not used again
+	}
 	if err != nil {
 		a.decoders.Put(dec)
 		if faults, ok := errors.AsType[*event.Faults](err); ok {
@@ -77,6 +80,13 @@ func (a *API) store(batch *event.Batch) error {
 	if errors.Is(err, aggregator.ErrUnavailable) {
 		a.metrics.rejectedEvents[unavailable].Add(batch.N)
 		return refuse(unavailable, "events cannot be made durable at this moment: try again")
+	}
+	if errors.Is(err, aggregator.ErrUnknown) {
+		a.metrics.rejectedEvents[outcomeUnknown].Add(batch.N)
+		p := refuse(outcomeUnknown, "the disk has neither taken the events nor refused them in time, so that they may be durable or not: send them "+
+			"again with the same ids, and each is counted once")
+		p.cause = err
+		return p
 	}
 	a.metrics.rejectedEvents[internal].Add(batch.N)
 	return fmt.Errorf("accept %d events: %w", batch.N, err)

@@ -79,7 +79,7 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 			m.rejected[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_ingest_rejected_total{reason=%q}", info.code))
 		}
 	}
-	for _, c := range []class{unavailable, internal} {
+	for _, c := range []class{unavailable, outcomeUnknown, internal} {
 		m.rejectedEvents[c] = set.GetOrCreateCounter(
 			fmt.Sprintf("usaged_ingest_rejected_events_total{reason=%q}", classes[c].code))
 	}

@@ -36,6 +36,7 @@ const (
 	invalid
 	invalidQuery
 	internal
+	outcomeUnknown
 	reloadFailed
 	unavailable
 	overloaded
@@ -77,6 +78,7 @@ var classes = [numClasses]struct {
 	invalid:              {"invalid", http.StatusUnprocessableEntity, true, ""},
 	invalidQuery:         {"invalid_query", http.StatusUnprocessableEntity, false, ""},
 	internal:             {"internal", http.StatusInternalServerError, true, ""},
+	outcomeUnknown:       {"outcome_unknown", http.StatusInternalServerError, true, "1"},
 	reloadFailed:         {"reload_failed", http.StatusInternalServerError, false, ""},
 	unavailable:          {"unavailable", http.StatusServiceUnavailable, true, "1"},
 	overloaded:           {"overloaded", http.StatusServiceUnavailable, true, "1"},

@@ -51,8 +51,12 @@ func (f Fault) Element() (index int, rest string, ok bool) {
 	return index, rest, true
 }
 
-// Temporary says whether the same request may succeed later.
+// Temporary says whether the same request may succeed later. With the code outcome_unknown it may have succeeded already, as
+// after a broken connection.
 func (p *Problem) Temporary() bool {
+	if p.Code == "outcome_unknown" {
+		return true
+	}
 	switch p.Status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true

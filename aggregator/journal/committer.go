@@ -17,13 +17,43 @@ const keepBytes = 16 << 20
 // run is the committer: the only goroutine that writes. It ends when the queue is closed and empty.
 func (j *Journal) run() {
 	defer close(j.done)
+	if j.late != nil {
+		j.startLate()
+	}
 	for g := j.queue.take(); g != nil; g = j.queue.take() {
 		if err := j.commit(g); err != nil {
 			j.outage(g, err)
+			j.queue.settled()
 			continue
 		}
 		g.answer(nil)
+		if j.queue.settled() {
+			j.table.notify()
+			j.cfg.Log.Info("the disk answers again and the journal accepts again")
+		}
 		runtime.Gosched() // let those answered submit again, so that they share the next sync
+	}
+}
+
+// watch answers those who wait while a call of the disk hangs. A stalled volume may never return from an fsync, and the
+// committer with it; senders must be told in time all the same. It ends with the committer.
+func (j *Journal) watch() {
+	defer close(j.watched)
+	ticker := time.NewTicker(min(j.cfg.Patience, time.Second) / 10)
+	defer ticker.Stop()
+	waited := fmt.Sprintf("a batch was neither made durable nor cut off within %s: the disk has not answered, or refuses both", j.cfg.Patience)
+	unknown := fmt.Errorf("%w: %s", ErrUnknown, waited)
+	refusal := fmt.Errorf("%w: %s", ErrUnavailable, waited)
+	for {
+		select {
+		case <-ticker.C:
+			if j.queue.overdue(j.cfg.Patience, unknown, refusal) {
+				j.metrics.stalls.Inc()
+				j.cfg.Log.Error("a batch was neither made durable nor cut off in time and the journal stopped accepting", "waited_seconds", j.cfg.Patience.Seconds())
+			}
+		case <-j.done:
+			return
+		}
 	}
 }
 
@@ -95,9 +125,25 @@ func (j *Journal) write(record []byte) (size int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("size of journal segment: %w", err)
 	}
+	if err := checkName(j.file.Name(), info); err != nil {
+		return 0, err
+	}
 	j.metrics.commits.Inc()
 	j.metrics.appended.Add(len(record))
 	return info.Size(), nil
+}
+
+// checkName returns an error where a segment no longer has its name. What is written to a deleted file, or to one in a
+// directory that was moved away, is lost at the next start, so it must not be acknowledged.
+func checkName(path string, info os.FileInfo) error {
+	named, err := os.Stat(path)
+	if err == nil && !os.SameFile(info, named) {
+		err = errors.New("another file has taken its place")
+	}
+	if err != nil {
+		return fmt.Errorf("journal segment %s was deleted or moved while it was written (%w): put it back, or restart the daemon", path, err)
+	}
+	return nil
 }
 
 // room returns the size of the largest record that fits behind offset in a segment. It counts as wlog does, but

@@ -17,8 +17,8 @@ const idFile = "producer.id"
 // loadID returns the id kept in dir, and makes the directory and the id where they are absent. Without the file a
 // journal that has segments gets a new id too: its old records keep the old one.
 func loadID(dir string) (uuid.UUID, error) {
-	if err := makeDir(dir); err != nil {
-		return uuid.Nil, err
+	if err := os.MkdirAll(dir, 0o777); err != nil { // start makes it durable
+		return uuid.Nil, fmt.Errorf("make directory: %w", err)
 	}
 	path := filepath.Join(dir, idFile)
 	text, err := os.ReadFile(path)
@@ -26,7 +26,7 @@ func loadID(dir string) (uuid.UUID, error) {
 		return makeID(path)
 	}
 	if err != nil {
-		return uuid.Nil, fmt.Errorf("read producer id: %w", err)
+		return uuid.Nil, readError(path, err)
 	}
 	id, err := uuid.ParseBytes(bytes.TrimSpace(text))
 	if err != nil {

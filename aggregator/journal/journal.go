@@ -81,6 +81,9 @@ var (
 	// ErrUnavailable says that the journal cannot accept now: writing failed and has not succeeded since, or the
 	// journal is closed. What was refused with it is not in the journal.
 	ErrUnavailable = errors.New("journal unavailable")
+	// ErrUnknown says that it is not known whether what was given is in the journal, or will be: the disk has not answered
+	// in time, or has neither taken the batch nor let it be cut off. Give it again, with the same ids.
+	ErrUnknown = errors.New("the outcome is unknown")
 	// ErrGone says that the events asked for have been removed.
 	ErrGone = errors.New("events are no longer in the journal")
 )
@@ -99,12 +102,17 @@ type Config struct {
 	Metrics *metrics.Set
 	// Registerer gets histograms. Default: not registered.
 	Registerer prometheus.Registerer
+	// Patience is how long a call of the disk may take before those who wait are answered. Default 5 s.
+	Patience time.Duration
 	// Committed is called for each batch of Append in the order of the sequence numbers, when the batch is durable, and
 	// before Append returns and a reader can see it. All appends wait for it. It must not call the journal.
 	Committed func(first uint64, b Batch)
 }
 
-const defaultSegmentBytes = 64 << 20
+const (
+	defaultSegmentBytes = 64 << 20
+	defaultPatience     = 5 * time.Second
+)
 
 // Journal is an open journal.
 type Journal struct {
@@ -118,22 +126,27 @@ type Journal struct {
 	// maxRecord is the size of the largest record that fits a segment.
 	maxRecord int
 
-	// stop is closed by Close, and ends the wait in an outage; done is closed when the committer has ended.
+	// stop is closed by Close, and ends the wait in an outage; done is closed when the committer has ended, and watched when
+	// watch has.
 	stop      chan struct{}
 	done      chan struct{}
+	watched   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
 
 	// The committer owns the fields below.
 
-	log    *wlog.WL // nil during an outage, once it could be closed
-	file   *os.File // the current segment, to ask for its size
-	record []byte   // the record being written
+	late   *recovery // what Open could not write, nil when that is done
+	log    *wlog.WL  // nil during an outage, once it could be closed
+	file   *os.File  // the current segment, to ask for its size
+	record []byte    // the record being written
 	stuck  []stuckLog
 }
 
-// Open opens the journal in cfg.Dir, and makes it where there is none. A torn tail is cut. Where records are missing it
-// returns a *[DamageError] and leaves the records that are there.
+// Open opens the journal in cfg.Dir, and makes it where there is none. A torn tail is cut, and kept in damaged/. Where
+// records are missing it returns a *[DamageError], and where something could not be read a *[ReadError]; then nothing was
+// changed. A journal that holds something is opened although the disk takes no writes, because it is full for example: it
+// can be read, and accepts as soon as the disk does.
 func Open(cfg Config) (*Journal, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -149,6 +162,7 @@ func Open(cfg Config) (*Journal, error) {
 		maxRecord: room(openingBytes, cfg.SegmentBytes),
 		stop:      make(chan struct{}),
 		done:      make(chan struct{}),
+		watched:   make(chan struct{}),
 	}
 	j.queue.init()
 	if j.metrics, err = newMetrics(cfg, j); err != nil {
@@ -158,14 +172,18 @@ func Open(cfg Config) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	if err := recovered.apply(); err != nil {
-		return nil, fmt.Errorf("open journal: %w", err)
-	}
 	j.table.init(recovered.segments, recovered.next)
-	if err := j.begin(); err != nil {
-		return nil, fmt.Errorf("open journal: %w", errors.Join(err, j.abandon()))
+	if err := j.start(recovered); err != nil {
+		if len(recovered.segments) == 0 || !refusesWrites(err) {
+			return nil, fmt.Errorf("open journal: %w", err)
+		}
+		j.late = recovered
+		j.metrics.failures.Inc()
+		j.queue.refuse = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		cfg.Log.Error("the disk takes no writes: the journal can be read, and accepts when it does", "err", err)
 	}
 	go j.run()
+	go j.watch()
 	return j, nil
 }
 
@@ -201,13 +219,26 @@ func (j *Journal) Roll() error {
 }
 
 // Close commits what was submitted, marks the clean end and closes the files. Readers stay usable. On an error the mark
-// may be missing; what was acknowledged is durable all the same. Later calls return what the first returned.
+// may be missing; what was acknowledged is durable all the same. Later calls return what the first returned. While the disk
+// hangs it returns after twice Config.Patience, and leaves a goroutine behind that waits for it.
 func (j *Journal) Close() error {
 	j.closeOnce.Do(func() {
 		j.queue.close(fmt.Errorf("%w: it is closed", ErrUnavailable))
 		close(j.stop)
-		<-j.done
-		j.closeErr = j.finish()
+		finished := make(chan error, 1)
+		go func() {
+			<-j.done
+			<-j.watched
+			finished <- j.finish()
+		}()
+		limit := time.NewTimer(2 * j.cfg.Patience)
+		defer limit.Stop()
+		select {
+		case j.closeErr = <-finished:
+		case <-limit.C:
+			j.closeErr = fmt.Errorf("close journal: the disk has not answered within %s: what was acknowledged is durable, and the next start "+
+				"looks at what was being written", 2*j.cfg.Patience)
+		}
 	})
 	return j.closeErr
 }
@@ -221,6 +252,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SegmentBytes < 0 || c.SegmentBytes%pageBytes != 0 {
 		return c, fmt.Errorf("open journal: segment size %d is not a multiple of %d", c.SegmentBytes, pageBytes)
+	}
+	if c.Patience == 0 {
+		c.Patience = defaultPatience
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -10,7 +10,7 @@ import (
 
 // journalMetrics are what happens on the hot path, and what goes wrong. The state is read by callbacks.
 type journalMetrics struct {
-	appended, commits, refused, failures, tornBytes, damagedEvents, damagedPlaces *metrics.Counter
+	appended, commits, refused, failures, stalls, tornBytes, damagedEvents, damagedPlaces *metrics.Counter
 
 	commitEvents, fsyncSeconds prometheus.Histogram
 }
@@ -24,6 +24,7 @@ const (
 	metricCommits       = "usaged_journal_commits_total"
 	metricRefused       = "usaged_journal_append_failures_total"
 	metricFailures      = "usaged_journal_outages_total"
+	metricStalls        = "usaged_journal_stalls_total"
 	metricTornBytes     = "usaged_journal_torn_tail_bytes_total"
 	metricDamagedEvents = "usaged_journal_damaged_events_total"
 	metricDamagedPlaces = "usaged_journal_damaged_places_total"
@@ -37,9 +38,10 @@ func Help() map[string]string {
 		metricAvailable:     "1 while the journal accepts events, 0 while it refuses them.",
 		metricAppended:      "Bytes of records made durable, before compression.",
 		metricCommits:       "Records made durable, each with one fsync shared by all that waited for it.",
-		metricRefused:       "Batches and notes that were refused, because writing failed or they were not valid.",
+		metricRefused:       "Batches and notes that were not accepted, because writing failed or hung or they were not valid.",
 		metricFailures:      "Times that writing or syncing failed and the journal stopped accepting.",
-		metricTornBytes:     "Bytes cut from the end of the journal when it was opened after a crash. They were never acknowledged.",
+		metricStalls:        "Times that the disk did not answer in time and the journal stopped accepting until it did.",
+		metricTornBytes:     "Bytes cut from the end of the journal when it was opened after a crash, and kept in damaged/. They were no whole record.",
 		metricDamagedEvents: "Events found missing because of damage, each counted when a reader first meets the place.",
 		metricDamagedPlaces: "Unreadable places found in the segments, each counted when a reader first meets it.",
 	}
@@ -53,6 +55,7 @@ func newMetrics(cfg Config, j *Journal) (*journalMetrics, error) {
 		commits:       set.GetOrCreateCounter(metricCommits),
 		refused:       set.GetOrCreateCounter(metricRefused),
 		failures:      set.GetOrCreateCounter(metricFailures),
+		stalls:        set.GetOrCreateCounter(metricStalls),
 		tornBytes:     set.GetOrCreateCounter(metricTornBytes),
 		damagedEvents: set.GetOrCreateCounter(metricDamagedEvents),
 		damagedPlaces: set.GetOrCreateCounter(metricDamagedPlaces),

@@ -6,21 +6,66 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
 )
 
 const (
-	// answerWithin bounds how long the batch that failed waits for the cut. Normally it takes milliseconds; a disk that
-	// refuses even that must not hold the senders for ever.
-	answerWithin = 2 * time.Second
+	// warnEvery is the least time between two warnings that the cut is not made yet.
+	warnEvery = 10 * time.Second
 	// probeEvery is the time between attempts to write again. A full disk then costs four small writes a second.
 	probeEvery = 250 * time.Millisecond
 	// probeBytes is what must be writable before the journal accepts again: a few single events and their metadata.
 	probeBytes = 128 << 10
 	probeFile  = "probe.tmp"
 )
+
+// refusesWrites reports whether an error says that the disk takes no writes now, and may take them again.
+func refusesWrites(err error) bool {
+	if isReadError(err) {
+		return false
+	}
+	return slices.ContainsFunc([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE},
+		func(e error) bool { return errors.Is(err, e) })
+}
+
+// start writes what has to be written before the journal can accept.
+func (j *Journal) start(r *recovery) error {
+	if err := syncDir(filepath.Dir(filepath.Clean(j.cfg.Dir))); err != nil {
+		return err
+	}
+	if err := r.apply(); err != nil {
+		return err
+	}
+	if err := j.begin(); err != nil {
+		return errors.Join(err, j.abandon())
+	}
+	return nil
+}
+
+// startLate does what start could not do when the journal was opened. It returns when the journal accepts, or is to close.
+func (j *Journal) startLate() {
+	for {
+		err := j.late.apply()
+		if err == nil {
+			err = j.resume()
+		}
+		if err == nil {
+			break
+		}
+		j.queue.stopAccepting(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		if !j.pause(probeEvery) {
+			return
+		}
+	}
+	j.late = nil
+	j.queue.startAccepting()
+	j.table.notify()
+	j.cfg.Log.Info("journal accepts")
+}
 
 // outage is entered when a write or sync failed for g. It refuses everything, cuts off what was not acknowledged, and
 // returns when the journal accepts again on a fresh segment, or is to close. A file whose fsync failed is never written
@@ -31,7 +76,7 @@ func (j *Journal) outage(g *group, cause error) {
 	j.cfg.Log.Error("journal stopped accepting", "err", cause)
 	j.queue.stopAccepting(refusal)
 	began := time.Now()
-	if !j.cutOff(g, refusal, began) {
+	if !j.cutOff(g, refusal) {
 		return
 	}
 	for err := j.resume(); err != nil; err = j.resume() {
@@ -44,22 +89,24 @@ func (j *Journal) outage(g *group, cause error) {
 	j.cfg.Log.Info("journal accepts again", "elapsed_seconds", time.Since(began).Seconds())
 }
 
-// cutOff abandons the log and answers g. Answered only after the cut, a refused batch cannot come back after a crash. It
-// returns false when the journal is to close.
-func (j *Journal) cutOff(g *group, refusal error, began time.Time) bool {
-	answered := false
+// cutOff abandons the log, cuts off what was not acknowledged, and then answers g as refused: after the cut it cannot come
+// back, whatever crashes. Where the cut is not made within Config.Patience, because the disk refuses that too or hangs,
+// watch answers that the outcome is unknown: a crash now could leave the batch in the journal. It returns false when the
+// journal is to close.
+func (j *Journal) cutOff(g *group, refusal error) bool {
+	var warned time.Time
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, probeEvery) {
 		err := j.abandon()
-		if !answered && (err == nil || time.Since(began) > answerWithin) {
-			g.answer(refusal)
-			answered = true
-		}
 		if err == nil {
+			g.answer(refusal)
 			return true
 		}
-		j.cfg.Log.Warn("journal could not cut off a refused batch", "err", err)
+		if time.Since(warned) > warnEvery {
+			warned = time.Now()
+			j.cfg.Log.Warn("journal could not cut off a refused batch", "err", err)
+		}
 		if !j.pause(wait) {
-			if answered {
+			if g.isAnswered() {
 				return false
 			}
 			time.Sleep(wait) // closing waits for the cut too

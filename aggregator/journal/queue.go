@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"sync"
+	"time"
 )
 
 // groupBytes bounds what joins the first batch of a group. At the 1 GB/s of a good disk 4 MiB delay the first
@@ -14,7 +15,7 @@ type Batch struct {
 	// N is the number of entries, at least 1.
 	N int
 	// Entries are the entries one behind the other, each as made by [AppendEntry]. An entry of length 0 is one that was
-	// blanked. The journal doesn't keep the slice after Append has returned.
+	// blanked. The journal doesn't keep the slice after Append has returned, unless with [ErrUnknown].
 	Entries []byte
 	// Tag is handed to Config.Committed and not stored.
 	Tag any
@@ -22,7 +23,8 @@ type Batch struct {
 
 // Append adds a batch and returns the number of its first entry; the others follow without a gap. The batch is durable
 // on return. Concurrent calls share one sync. The error wraps [ErrUnavailable] where the journal cannot write: the batch
-// is then not in the journal, and never will be.
+// is then not in the journal, and never will be. It wraps [ErrUnknown] where that is not known: the batch and its Tag must
+// not be used again, since the journal may still read them.
 func (j *Journal) Append(b Batch) (first uint64, err error) {
 	if err := j.check(b); err != nil {
 		j.metrics.refused.Inc()
@@ -100,14 +102,28 @@ type group struct {
 	bytes   int // in batches
 	limit   int // of bytes
 
-	done  chan struct{}
-	first uint64
-	err   error
+	done     chan struct{}
+	answered sync.Once
+	first    uint64
+	err      error
 }
 
+// answer ends the wait for the group. The first answer counts.
 func (g *group) answer(err error) {
-	g.err = err
-	close(g.done)
+	g.answered.Do(func() {
+		g.err = err
+		close(g.done)
+	})
+}
+
+// isAnswered reports whether nobody waits for the group any more.
+func (g *group) isAnswered() bool {
+	select {
+	case <-g.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // queue holds the groups that wait for the committer, oldest first.
@@ -119,6 +135,12 @@ type queue struct {
 	refuse error
 	closed bool
 	spare  []Batch // a slice of an answered group, to be used again
+
+	// working is the group that the committer has taken and that is not settled yet, since when it has it, and whether that
+	// has lasted too long.
+	working *group
+	since   time.Time
+	stalled bool
 }
 
 func (q *queue) init() { q.filled.L = &q.mu }
@@ -160,7 +182,45 @@ func (q *queue) take() *group {
 	last := copy(q.groups, q.groups[1:])
 	q.groups[last] = nil
 	q.groups = q.groups[:last]
+	q.working, q.since = g, time.Now()
 	return g
+}
+
+// settled says that the committer is done with the group that it took. It returns true where that ends a stall.
+func (q *queue) settled() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.working = nil
+	ended := q.stalled
+	q.stalled = false
+	if ended && !q.closed {
+		q.refuse = nil
+	}
+	return ended
+}
+
+// overdue answers everybody where the committer has had a group for as long as patience, and returns true where that has
+// just begun. What it has taken may be durable or become so, hence its outcome is unknown. What still waits, and what comes
+// from now on, was never written, hence it is refused.
+func (q *queue) overdue(patience time.Duration, unknown, refusal error) bool {
+	q.mu.Lock()
+	g := q.working
+	if g == nil || q.stalled || g.isAnswered() || time.Since(q.since) < patience {
+		q.mu.Unlock()
+		return false
+	}
+	q.stalled = true
+	if q.refuse == nil {
+		q.refuse = refusal
+	}
+	waiting := q.groups
+	q.groups = nil
+	q.mu.Unlock()
+	g.answer(unknown)
+	for _, w := range waiting {
+		w.answer(refusal)
+	}
+	return true
 }
 
 // recycle takes back the memory of a group that is committed.
@@ -178,6 +238,7 @@ func (q *queue) stopAccepting(err error) {
 	if !q.closed {
 		q.refuse = err
 	}
+	q.stalled = false // from now on err says why
 	waiting := q.groups
 	q.groups = nil
 	q.mu.Unlock()

@@ -400,3 +400,20 @@ func TestRefusedRecordFlushedLateIsDisowned(t *testing.T) {
 		t.Errorf("a gap of %d", gap)
 	}
 }
+
+// removeSegmentsBehind removes the segments with a higher index, and all that is not a file.
+func removeSegmentsBehind(t testing.TB, dir string, index int) {
+	t.Helper()
+	for name := range readFiles(t, dir) {
+		if len(name) == len(segmentName(0)) && name > segmentName(index) {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, sub := range []string{"damaged", "repair.tmp"} {
+		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -60,8 +60,7 @@ type scanner struct {
 	decode compression.DecodeBuffer
 }
 
-// badPlaceError says that the bytes at an offset were read and are no whole record. Its text tells different bytes apart
-// as far as the checksums do.
+// badPlaceError says that the bytes at an offset were read and are no whole record.
 type badPlaceError struct {
 	offset int64
 	err    error
@@ -101,21 +100,44 @@ func (s *scanner) next() (header, []byte, error) {
 		return h, body, err
 	}
 	bad := s.start
+	sum, readErr := s.fingerprint(bad)
 	for range rereads {
-		s.off = bad
-		if err := s.reread(); err != nil {
-			return header{}, nil, err
+		if readErr != nil {
+			break
 		}
-		last := err
-		if h, body, err = s.tryNext(); !s.doubtful(err) || err.Error() == last.Error() {
+		s.off = bad
+		if readErr = s.reread(); readErr != nil {
+			break
+		}
+		lastErr, lastSum := err, sum
+		if h, body, err = s.tryNext(); !s.doubtful(err) {
 			return h, body, err
 		}
+		if sum, readErr = s.fingerprint(bad); readErr == nil && sum == lastSum && err.Error() == lastErr.Error() {
+			return header{}, nil, err
+		}
 	}
-	if s.growing {
+	if s.growing && readErr == nil {
 		return header{}, nil, err
 	}
-	s.off = bad
-	return header{}, nil, s.unsteady(bad)
+	s.off, s.start = bad, bad
+	if readErr == nil {
+		readErr = s.unsteady(bad)
+	}
+	return header{}, nil, readErr
+}
+
+// fingerprint returns a checksum of the bytes at a bad place, as far as they can bear on the judgement.
+func (s *scanner) fingerprint(bad int64) (sum uint32, err error) {
+	for off := bad; off < min(bad+2*pageBytes, s.end); {
+		b, err := s.window(off)
+		if err != nil {
+			return 0, err
+		}
+		sum = crc32.Update(sum, castagnoli, b)
+		off += int64(len(b))
+	}
+	return sum, nil
 }
 
 // doubtful reports whether err is a judgement on bytes that were read only once: that there is no record, or that they are

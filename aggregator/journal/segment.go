@@ -38,8 +38,13 @@ type table struct {
 	removing sync.Mutex // held by remove; taken before mu
 }
 
+// init takes over what was found when the journal was opened. The last segment is sealed by begin: until then its end is the
+// end of the journal.
 func (t *table) init(segments []Segment, next uint64) {
 	t.segments, t.next = segments, next
+	if last := len(segments) - 1; last >= 0 {
+		segments[last].Sealed = false
+	}
 }
 
 // begin adds the segment that is written from now on. It holds its opening mark.
