@@ -115,7 +115,7 @@ func (a *API) deleteQuiet(w http.ResponseWriter, r *http.Request, _ *auth.Token)
 	}
 	err := a.cfg.Quiet.End(mux.Vars(r)["id"])
 	if errors.Is(err, quiet.ErrUnknown) {
-		return refuse(unknownQuiet, "no quiet time with this id lasts or is to come: GET /api/v1/usage/quiet lists them; those without an id end in the calendar")
+		return refuse(unknownQuiet, "no present or future quiet time has this id: `usagectl quiet list`, or GET /api/v1/usage/quiet, shows them; those without an id come from the calendar file and end there")
 	}
 	if err != nil {
 		return err

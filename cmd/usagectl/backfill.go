@@ -59,7 +59,7 @@ func (c *backfillCommand) run(ctx context.Context, s *session) error {
 		return printJSON(s, state)
 	}
 	if state.Phase != "idle" {
-		_, err = fmt.Fprintln(s.stdout, "noted; the daemon goes on by itself")
+		_, err = fmt.Fprintln(s.stdout, "the daemon has been asked to write the past into its Prometheus, and goes on by itself; `usagectl backfill` again shows how far it is")
 		return err
 	}
 	return printBackfill(s, state.Last)

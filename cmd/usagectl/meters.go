@@ -88,6 +88,7 @@ func (c *meterCommand) run(ctx context.Context, s *session) error {
 			return err
 		}
 	}
+	defer notePending(ctx, s, api)
 	return c.print(s, totals)
 }
 

@@ -94,3 +94,23 @@ func TestAnAddressThatWasFoundGetsNoToken(t *testing.T) {
 		other.got.Store("")
 	}
 }
+
+// A table says where accepted events are not in it yet.
+func TestTablesSayWhatIsPending(t *testing.T) {
+	for _, args := range [][]string{{"summary"}, {"users"}} {
+		d := newFakeDaemon(t)
+		tl := &tool{env: map[string]string{"USAGE_DATA_DIR": d.dataDir(t)}}
+		if code := tl.run(t, "send", "--type=a"); code != exitOK {
+			t.Fatalf("exit %d: %s", code, &tl.stderr)
+		}
+		const says = "accepted events are not counted yet"
+		d.behind = 1
+		if tl.run(t, args...); !strings.Contains(tl.stderr.String(), says) {
+			t.Errorf("%v: stderr %q, want %q", args, &tl.stderr, says)
+		}
+		d.behind = 0
+		if tl.run(t, args...); strings.Contains(tl.stderr.String(), says) {
+			t.Errorf("%v: stderr %q, and nothing is pending", args, &tl.stderr)
+		}
+	}
+}

@@ -43,7 +43,7 @@ func addSimulate(app *kingpin.Application, _ *session, commands map[string]comma
 	cmd.Flag("days", "How far back: today (UTC) and the days before it, at most the daemon's retention. 0, with --live: nothing.").
 		Default("30").IntVar(&c.days)
 	cmd.Flag("live", "Go on from now, until interrupted.").BoolVar(&c.live)
-	cmd.Flag("rate", "Events an hour of --live, on the average of a week; otherwise as many as --events-per-day makes.").PlaceHolder("N").
+	cmd.Flag("rate", "Average events per hour with --live. Default: --events-per-day / 24.").PlaceHolder("N").
 		Float64Var(&c.rate)
 	cmd.Flag("seed", "Another seed makes other events.").Default("1").Uint64Var(&c.seed)
 	cmd.Flag("users", "How many people there are.").Default("60").IntVar(&c.users)
@@ -52,7 +52,7 @@ func addSimulate(app *kingpin.Application, _ *session, commands map[string]comma
 		"failures makes a part of all events fail, outage has none at all.").Default(steady).
 		EnumVar(&c.scenario.name, steady, scenarioDrop, scenarioFail, scenarioOutage)
 	cmd.Flag("last", "Since when: so long before the beginning of this hour.").Default("6h").DurationVar(&c.last)
-	cmd.Flag("factor", "The share of events that --scenario takes away (drop: 0.7) or lets fail (failures: 0.3).").PlaceHolder("SHARE").
+	cmd.Flag("factor", "Share of events to drop (default 0.7) or to mark as failed (default 0.3).").PlaceHolder("SHARE").
 		Default("-1").Float64Var(&c.factor)
 	cmd.Flag("type", "The event type that drop concerns.").Default("sql_execution").EnumVar(&c.scenario.kind, kindNames()...)
 	cmd.Flag("batch", "Events in a request.").Default("1000").IntVar(&c.batch)

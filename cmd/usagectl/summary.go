@@ -84,11 +84,27 @@ func (c *summaryCommand) run(ctx context.Context, s *session) error {
 			t.add(typ, total.Key, thousands(total.N))
 		}
 	}
+	defer notePending(ctx, s, api)
 	if len(t.rows) == 1 {
 		_, err := fmt.Fprintln(s.stdout, "no events")
 		return err
 	}
 	return t.write(s.stdout)
+}
+
+// pendingPatience is how long a table waits to learn what is not in it yet.
+const pendingPatience = 2 * time.Second
+
+// notePending says on standard error how many accepted events are not counted yet, as right after an import. Where that cannot be learnt
+// the table stands for itself.
+func notePending(ctx context.Context, s *session, api *client.Client) {
+	ctx, cancel := context.WithTimeout(ctx, pendingPatience)
+	defer cancel()
+	ledger, err := api.Ledger(ctx)
+	if err != nil || ledger.All.Pending == 0 {
+		return
+	}
+	fmt.Fprintf(s.stderr, "%s accepted events are not counted yet, and not in these figures: ask again in a moment\n", thousands(ledger.All.Pending))
 }
 
 func window(from, to string, days int) string {
