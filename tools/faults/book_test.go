@@ -25,8 +25,6 @@ type batch struct {
 	accepted        int
 	unknown         int
 	refused         int
-	// excused batches may be missing: their only copy was taken away by the trial.
-	excused bool
 	// tries are the tries with their places in a recording.
 	tries []try
 }
@@ -90,12 +88,28 @@ func (b *book) at() int {
 	return b.position()
 }
 
-// excuse lets the batches from the n-th on be missing.
-func (b *book) excuse(from int) {
+// acceptedTries returns how often each batch was accepted until now.
+func (b *book) acceptedTries() []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, x := range b.batches[from:] {
-		x.excused = true
+	var tries []int
+	for _, x := range b.batches {
+		tries = append(tries, x.accepted)
+	}
+	return tries
+}
+
+// doubt makes everything that was accepted since then unknown: the directory that had it is gone, the store may have counted it.
+func (b *book) doubt(since []int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, x := range b.batches {
+		before := 0
+		if i < len(since) {
+			before = since[i]
+		}
+		x.unknown += x.accepted - before
+		x.accepted = before
 	}
 }
 
@@ -132,9 +146,6 @@ func (x *batch) bounds(once bool) (least, most uint64) {
 	least, most = n*uint64(x.accepted), n*uint64(x.accepted+x.unknown)
 	if once {
 		least, most = min(least, n), min(most, n)
-	}
-	if x.excused {
-		least = 0
 	}
 	return least, most
 }

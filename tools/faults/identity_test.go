@@ -15,7 +15,7 @@ type world struct {
 	book     *book
 	original *daemon
 	backup   string // empty: there is none
-	backedUp int    // batches that had been sent when it was made
+	backedUp []int  // how often each batch had been accepted when it was made
 	copied   *daemon
 	steps    []string
 }
@@ -96,7 +96,7 @@ func (w *world) backUp() verdict {
 	}
 	w.backup = filepath.Join(w.tr.TempDir(), "backup")
 	w.copyDir(w.original.dir, w.backup)
-	w.backedUp = len(w.book.batches)
+	w.backedUp = w.book.acceptedTries()
 	return w.startOriginal()
 }
 
@@ -110,7 +110,7 @@ func (w *world) restore() verdict {
 		w.tr.Fatal(err)
 	}
 	w.copyDir(w.backup, w.original.dir)
-	w.book.excuse(w.backedUp)
+	w.book.doubt(w.backedUp)
 	return w.startOriginal()
 }
 

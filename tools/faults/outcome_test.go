@@ -33,7 +33,7 @@ type verdict struct {
 }
 
 // advice finds in a message what the reader is told to do.
-var advice = regexp.MustCompile(`(?i)\b(run|restore|remove|move|delete|check|free|use|start|stop|give|set|put|make|try|repair|wait|name|see|raise|choose)\b|usagectl`)
+var advice = regexp.MustCompile(`(?i)\b(run|restore|remove|move|delete|check|free|use|start|stop|give|set|put|make|try|repair|wait|must|name|see|raise|choose)\b|usagectl`)
 
 // judgeRefusal judges the last line of a daemon that did not start.
 func (d *daemon) judgeRefusal() verdict {
