@@ -3,12 +3,20 @@
 // It knows bytes and sequence numbers, not what an entry means. It promises:
 //
 //   - What [Journal.Append] and [Journal.Note] have acknowledged is on disk, fsynced, and survives a crash at any
-//     moment. What they have refused is never readable, not even after a restart.
+//     moment. What they have refused with [ErrUnavailable] is never readable, not even after a restart.
+//   - Where neither can be promised, because the disk hangs or takes neither the batch nor the cut behind it, the answer
+//     comes within [Config.Patience] all the same, and is [ErrUnknown].
 //   - Entries ("events") are numbered from 1 without holes, and the numbering never restarts, also when every old
 //     segment has been removed.
 //   - Readers see durable records only, and see them in order.
 //   - Damage is never passed over silently: [Open] refuses it with a [DamageError], and a [Reader] that meets it
 //     later reports the number of missing events in [Record.Gap].
+//   - A read error is an error, a [ReadError]. It is never taken for damage, for a missing event or for the end. Damage, and the
+//     torn tail of a crash, are bytes that were read twice alike, through two descriptors, and hold no whole record.
+//   - [Open] changes nothing before it has read all that it judges by. What it cuts off is kept in damaged/, 64 MiB at most.
+//   - A disk that is full or read-only stops writing alone: what is there can be read, and [Open] opens it.
+//
+// What it does not promise: after a crash, rot in the very last record cannot be told from a tear, and is cut off like one.
 //
 // All methods of a Journal are safe for concurrent use; a Reader belongs to one goroutine. Only one process may have a
 // journal open for writing: the caller holds a lock, this package doesn't.

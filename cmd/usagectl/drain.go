@@ -116,8 +116,8 @@ func (c *drainCommand) run(ctx context.Context, s *session) (err error) {
 	if err := errors.Join(d.print(), err); err != nil {
 		return err
 	}
-	if c.yes && state.Refused > 0 {
-		return errReported
+	if c.yes && (state.Refused > 0 || sum.Missing > 0) {
+		return errReported // not all that was accepted has arrived
 	}
 	return nil
 }
@@ -234,9 +234,13 @@ func (d *drain) send(ctx context.Context, remains *aggregator.Remains) error {
 	d.bar = newProgress(d.session.stderr, int64(d.report.Events-min(d.report.Events, d.state.Sent+d.state.Refused)))
 	defer d.bar.stop()
 	d.state.To = d.api.URL()
-	_, err = remains.Each(ctx, d.state.Through, func(e *aggregator.RemainsEvent) error { return d.add(ctx, e) })
+	sum, err := remains.Each(ctx, d.state.Through, func(e *aggregator.RemainsEvent) error { return d.add(ctx, e) })
 	if err == nil {
 		err = d.flush(ctx)
+	}
+	if err == nil && (sum.Events != d.report.Events || sum.Missing != d.report.Missing) {
+		err = fmt.Errorf("the journal read differently the second time (%s events to be sent, %s damaged): check the disk",
+			thousands(sum.Events), thousands(sum.Missing))
 	}
 	if err != nil {
 		return fmt.Errorf("the drain stopped with %s of %s events sent; the same command goes on from there, as long as it is given within 24 hours: %w",
@@ -336,6 +340,9 @@ func (d *drain) print() error {
 	}
 	var err error
 	switch {
+	case r.Complete && r.Missing > 0:
+		_, err = fmt.Fprintf(s.stdout, "%s is drained, but for %s events that are damaged: where there is a backup of its journal, they are in it\n",
+			d.command.dir, thousands(r.Missing))
 	case r.Complete:
 		_, err = fmt.Fprintf(s.stdout, "%s is drained: no daemon starts on it any more\n", d.command.dir)
 	case !d.command.yes && r.Events > 0:
