@@ -86,9 +86,9 @@ func TestAClockThatWasADayAhead(t *testing.T) {
 // TestTheReceiver takes samples by remote write where that is on.
 func TestTheReceiver(t *testing.T) {
 	t.Parallel()
-	push := func(r *rig) int {
+	push := func(r *rig, name, job string) int {
 		req := prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
-			Labels:  prompb.FromLabels(labels.FromStrings("__name__", "theirs"), nil),
+			Labels:  prompb.FromLabels(labels.FromStrings("__name__", name, "job", job, "instance", "host:8080"), nil),
 			Samples: []prompb.Sample{{Timestamp: time.Now().UnixMilli(), Value: 5}},
 		}}}
 		data, err := req.Marshal()
@@ -104,13 +104,24 @@ func TestTheReceiver(t *testing.T) {
 	}
 	off, on := newRig(t, fast), newRig(t, fast)
 	off.start()
-	if code := push(off); code != http.StatusNotFound {
+	if code := push(off, "theirs", "their_job"); code != http.StatusNotFound {
 		t.Errorf("off by default: status %d, want 404", code)
 	}
 	on.cfg.Receiver = true
 	on.start()
-	if code := push(on); code != http.StatusNoContent {
+	if code := push(on, "theirs", "their_job"); code != http.StatusNoContent {
 		t.Errorf("on: status %d, want 204", code)
 	}
 	on.becomes("theirs", "5")
+	for _, name := range []string{"usage:health:score", "usage:activity:observed", "ALERTS", "ALERTS_FOR_STATE"} {
+		if code := push(on, name, "their_job"); code != http.StatusBadRequest {
+			t.Errorf("%s, which is our own: status %d, want 400", name, code)
+		}
+		if got := on.query(name + `{job="their_job"}`); len(got) > 0 {
+			t.Errorf("%s was forged: %v", name, got)
+		}
+	}
+	if code := push(on, "usage_events_total", "usaged"); code != http.StatusBadRequest {
+		t.Errorf("what we export: status %d, want 400", code)
+	}
 }

@@ -132,7 +132,7 @@ func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err err
 	}
 	var receiver storage.AppendableV2
 	if cfg.Receiver {
-		receiver = tap
+		receiver = received{tap, r.db.Head().NumSeries, cfg.Instance}
 	}
 	r.handler, err = newLimiter(newHandler(cfg, r, receiver, expressions, reg), all)
 	return err
