@@ -25,7 +25,7 @@ func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *auth.Token) er
 
 func (a *API) postReload(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
 	if err := a.cfg.Reload(); err != nil {
-		return refuse(reloadFailed, "what was in force stays in force: "+err.Error())
+		return refuse(reloadFailed, "the configuration was not reloaded: "+err.Error())
 	}
 	return writeStatus(w, "reloaded")
 }

@@ -46,6 +46,7 @@ type config struct {
 	prometheus    prometheusConfig
 	health        healthConfig
 
+	memoryLimit units.Base2Bytes
 	debugListen string
 	log         promslog.Config
 
@@ -126,6 +127,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	flag("redis.tls.server-name", "Name that Redis' certificate must have. Default: the host in the URL.").StringVar(&cfg.redis.TLS.ServerName)
 	cfg.prometheus.addFlags(flag)
 	cfg.health.addFlags(flag)
+	flag("memory.limit", "Memory, as 512MB, near which garbage is collected more often. Default: GOMEMLIMIT, or 90% of the container's limit, or none.").
+		Default("0").SetValue(&value[units.Base2Bytes]{"memory.limit", "a size such as 512MB", &cfg.memoryLimit, units.ParseBase2Bytes})
 	flag("debug.listen-address", "Address of a second listener with /debug/pprof and /metrics, both without authentication. Default: off.").
 		StringVar(&cfg.debugListen)
 	app.Flag("check-config", "Check flags and files, and exit.").BoolVar(&cfg.checkConfig)
@@ -183,6 +186,9 @@ func (cfg *config) validate() error {
 	}
 	if cfg.retentionSize < 0 {
 		errs = append(errs, errors.New("--retention.size: must not be negative"))
+	}
+	if cfg.memoryLimit < 0 {
+		errs = append(errs, errors.New("--memory.limit: must not be negative"))
 	}
 	if cfg.drainDelay < 0 {
 		errs = append(errs, errors.New("--web.drain-delay: must not be negative"))

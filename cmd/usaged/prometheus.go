@@ -131,16 +131,3 @@ func (d *daemon) prometheusHandler() http.Handler {
 	}
 	return d.prometheus
 }
-
-// reload reads again what can be read again: the tokens, the meters, the quiet times, the prices, and what the embedded Prometheus
-// is told by files.
-func (d *daemon) reload() error {
-	errs := []error{d.auth.Reload(), d.reloadMeters(), d.quiet.Reload(), d.prices.Reload()}
-	if d.issuers != nil {
-		errs = append(errs, d.issuers.Reload())
-	}
-	if d.prometheus != nil {
-		errs = append(errs, d.prometheus.Reload())
-	}
-	return errors.Join(errs...)
-}

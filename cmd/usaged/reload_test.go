@@ -102,3 +102,27 @@ func TestListeners(t *testing.T) {
 	}
 	d.stop()
 }
+
+// TestAReloadIsAllOrNothing changes the tokens well and the prices badly. The tokens of before stay in force, and the answer says so.
+func TestAReloadIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	table := filepath.Join(t.TempDir(), "prices.csv")
+	rewriteFile(t, table, "model,prompt\nlarge,3\n")
+	d := newInstance(t, "--prices.file="+table)
+	d.start()
+	path := filepath.Join(d.dir, "tokens.yml")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewriteFile(t, path, string(good)+fmt.Sprintf("- {name: billing, role: producer, sha256: %x, user_id: acme}\n", sha256.Sum256([]byte("secret"))))
+	rewriteFile(t, table, "model,prompt\nlarge,cheap\n")
+	a := d.do(http.MethodPost, "/-/reload", "admin", nil, nil)
+	if a.status != http.StatusInternalServerError || !strings.Contains(string(a.body), "nothing was changed") || !strings.Contains(string(a.body), "prices.csv:2") {
+		t.Errorf("reload: status %d, %s; want 500, that nothing was changed, and the line", a.status, a.body)
+	}
+	header := map[string]string{"Authorization": "Bearer secret"}
+	if a := d.do(http.MethodPost, eventsPath, "", header, []byte(`{"event_type":"a"}`)); a.status != http.StatusUnauthorized {
+		t.Errorf("the new token is in force: status %d, want 401", a.status)
+	}
+}

@@ -69,6 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, machine c
 		return nil
 	}
 	log := cfg.logger(stderr)
+	cfg.limitMemory(log)
 	var open closers
 	started := false
 	defer func() {
@@ -479,7 +480,7 @@ func (d *daemon) wait(ctx context.Context, hangup <-chan os.Signal, failed <-cha
 		select {
 		case <-hangup:
 			if err := d.reload(); err != nil {
-				d.log.Error("reload failed; what was loaded before stays in force", "err", err)
+				d.log.Error("reload failed", "err", err)
 				continue
 			}
 			d.log.Info("reloaded the configuration")
