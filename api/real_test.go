@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
+	"usaged/tools/waittest"
 )
 
 // TestEventsComeBack posts events to a real journal and reads them from a real store.
@@ -61,7 +63,7 @@ func TestEventsComeBack(t *testing.T) {
 // settle waits until nothing is pending.
 func (r *rig) settle(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	waittest.Until(t, "apply what was accepted", func() error {
 		rec := r.call("GET", "/api/v1/usage/ledger", "admin", "")
 		var ledger struct{ All aggregator.Account }
 		if err := json.Unmarshal(rec.Body.Bytes(), &ledger); err != nil {
@@ -71,11 +73,9 @@ func (r *rig) settle(t *testing.T) {
 		if all.Accepted != all.Counted+all.Duplicates+all.Pending+all.Damaged {
 			t.Fatalf("the ledger doesn't add up: %+v", all)
 		}
-		if all.Pending == 0 {
-			return
+		if all.Pending > 0 {
+			return fmt.Errorf("%d events are pending", all.Pending)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("still pending: %+v", all)
-		}
-	}
+		return nil
+	})
 }

@@ -27,6 +27,7 @@ import (
 
 	"usaged/aggregator/store/redis"
 	"usaged/exporter/remotewrite"
+	"usaged/tools/waittest"
 )
 
 const readme = "../README.md"
@@ -490,20 +491,19 @@ func examples(block string) (list []example) {
 // changes something prints what is wanted at once, or its repetition is a failure too.
 func runExample(t *testing.T, dir, command, want string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	waittest.Until(t, command, func() error {
 		cmd := exec.Command("bash", "-euo", "pipefail", "-c", command)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		diff := cmp.Diff(stable(want), stable(string(out)))
 		if err == nil && diff == "" {
-			return
+			return nil
 		}
-		if time.Now().After(deadline) || strings.Contains(command, "/events ") || strings.Contains(command, "send") {
+		if strings.Contains(command, "/events ") || strings.Contains(command, "send") {
 			t.Fatalf("%s\n%v, want (-), got (+):\n%s", command, err, diff)
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return fmt.Errorf("%v, want (-), got (+):\n%s", err, diff)
+	})
 }
 
 // stable replaces what differs at each run.

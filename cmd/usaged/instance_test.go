@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"usaged/tools/waittest"
 )
 
 // instance is a usaged of one test, with a data directory of its own. It may be stopped and started any number of times.
@@ -59,7 +61,7 @@ func instanceIn(t testing.TB, dir string, args ...string) *instance {
 	d := &instance{
 		tb: t, dir: dir, log: &logTail{},
 		args: append([]string{"--data.dir=" + dir, "--web.listen-address=127.0.0.1:0"}, args...),
-		http: &http.Client{Transport: transport, Timeout: patience},
+		http: &http.Client{Transport: transport},
 	}
 	t.Cleanup(func() {
 		if d.run != nil {
@@ -182,10 +184,8 @@ func (d *instance) signal(s os.Signal) {
 // wait waits for the exit and returns its code.
 func (d *instance) wait() int {
 	d.tb.Helper()
-	select {
-	case <-d.run.exited:
-	case <-time.After(patience):
-		d.tb.Fatalf("the daemon did not exit within %s", patience)
+	if !waittest.Closed(d.run.exited) {
+		d.tb.Fatal("the daemon does not exit")
 	}
 	code := d.run.code
 	d.run, d.url = nil, ""
@@ -233,7 +233,9 @@ type answer struct {
 // do sends a request and fails the test where no answer comes.
 func (d *instance) do(method, path, role string, header map[string]string, body []byte) answer {
 	d.tb.Helper()
-	req, err := http.NewRequestWithContext(context.Background(), method, d.url+path, bytes.NewReader(body))
+	ctx, cancel := waittest.Context(context.Background())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, d.url+path, bytes.NewReader(body))
 	if err != nil {
 		d.tb.Fatal(err)
 	}
@@ -256,7 +258,7 @@ func (d *instance) do(method, path, role string, header map[string]string, body 
 }
 
 // get reads a path that must answer 200, if need be after a while: a daemon whose store is slow, as on a busy machine, asks for
-// patience with 503.
+// time with 503.
 func (d *instance) get(path, role string) []byte {
 	d.tb.Helper()
 	var a answer
@@ -444,18 +446,16 @@ func (d *instance) usagectlCommand(args ...string) *exec.Cmd {
 // adminToken is the flag that names the admin's token, which usagectl sends by itself only to the address that the daemon has announced.
 func (d *instance) adminToken() string { return "--token-file=" + filepath.Join(d.dir, "admin.token") }
 
-// runToEnd runs a command with a time limit.
+// runToEnd runs a command until it ends.
 func runToEnd(t testing.TB, cmd *exec.Cmd) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	p := spawn(t, cmd)
-	select {
-	case <-p.exited:
-	case <-time.After(patience):
+	if !waittest.Closed(p.exited) {
 		_ = cmd.Process.Kill()
 		<-p.exited
-		t.Fatalf("%v did not end within %s:\n%s", cmd, patience, stderr.String())
+		t.Fatalf("%v does not end:\n%s", cmd, stderr.String())
 	}
 	return result{p.code, stdout.String(), stderr.String()}
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"usaged/tools/waittest"
 )
 
 // seed returns the seed of random moments.
@@ -182,7 +184,9 @@ func (w *watch) lookAtCounters() {
 
 // get reads a path. It returns nil where the daemon is not there.
 func (w *watch) get(path string) []byte {
-	req, err := http.NewRequestWithContext(w.load.giveUp, http.MethodGet, *w.at.url.Load()+path, nil)
+	ctx, cancel := waittest.Context(w.load.giveUp)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, *w.at.url.Load()+path, nil)
 	if err != nil {
 		panic(err)
 	}

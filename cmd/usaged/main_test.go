@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"usaged/aggregator/clock"
+	"usaged/tools/waittest"
 )
 
 // The tests of this package drive real processes. The daemon is this test binary, executed again with childEnv set: so it
@@ -131,29 +132,10 @@ func realData(t testing.TB, name string) string {
 	return path
 }
 
-// patience bounds every wait. It is reached in a failure alone.
-const patience = 2 * time.Minute
-
-// eventually repeats f until it returns nil.
+// eventually repeats f until it returns nil, as long as its error changes.
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	if err := retry(f); err != nil {
-		t.Fatalf("%s: not within %s: %v", what, patience, err)
-	}
-}
-
-// retry repeats f until it returns nil, or returns its last error.
-func retry(f func() error) error {
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		<-tick.C
-	}
+	waittest.Until(t, what, f)
 }
 
 // logTail keeps the end of what a process writes, for the report of a failure.

@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"usaged/tools/waittest"
 )
 
 // realEnv names the directory of the real Prometheis, which make receivers fills.
@@ -111,11 +113,9 @@ func (p *realPrometheus) start() {
 func (p *realPrometheus) stop() {
 	p.tb.Helper()
 	_ = p.run.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
-	select {
-	case <-p.run.exited:
-	case <-time.After(patience):
+	if !waittest.Closed(p.run.exited) {
 		_ = p.run.cmd.Process.Kill()
-		p.tb.Errorf("a Prometheus did not stop within %s", patience)
+		p.tb.Error("a Prometheus does not stop")
 	}
 	p.run = nil
 }

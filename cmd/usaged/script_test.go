@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"usaged/tools/waittest"
 )
 
 // TestScripts runs testdata/script against the daemon and the tool as users build them.
@@ -31,7 +33,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	ts.Check(retry(func() error {
+	ts.Check(waittest.Retry(func() error {
 		if err := ts.Exec(args[1], args[2:]...); err != nil {
 			return err
 		}

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"usaged/tools/waittest"
 )
 
 // load is a group of senders that post to daemons which may die at any moment, and keep the ledger against which they are
@@ -120,10 +122,10 @@ func startLoad(t testing.TB, d *instance, seed uint64, n int) *load {
 // newLoad returns a load that is not started yet.
 func newLoad(t testing.TB, daemons ...*instance) *load {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
+	ctx, cancel := context.WithCancel(context.Background())
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	l := &load{
-		tb: t, http: &http.Client{Transport: transport, Timeout: patience}, giveUp: ctx,
+		tb: t, http: &http.Client{Transport: transport}, giveUp: ctx,
 		types: []string{"sql_execution", "load a", "load b", "load c", "load d"},
 	}
 	for _, d := range daemons {
@@ -281,7 +283,9 @@ func (s *sender) send(r *sent, body []byte, choose func() *target) {
 
 // try sends once and returns the status, 0 where none came.
 func (s *sender) try(to *target, body []byte) int {
-	req, err := http.NewRequestWithContext(s.load.giveUp, http.MethodPost, *to.url.Load()+eventsPath, bytes.NewReader(body))
+	ctx, cancel := waittest.Context(s.load.giveUp)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, *to.url.Load()+eventsPath, bytes.NewReader(body))
 	if err != nil {
 		panic(err)
 	}

@@ -57,7 +57,7 @@ func TestTLS(t *testing.T) {
 	t.Parallel()
 	config, cert, roots := selfSigned(t)
 	d := newInstance(t, "--web.config.file="+config)
-	d.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: patience}
+	d.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
 	t.Cleanup(d.http.CloseIdleConnections)
 	d.start()
 	if !strings.HasPrefix(d.url, "https://") {

@@ -23,6 +23,7 @@ import (
 
 	"usaged/exporter/embedded"
 	"usaged/rules"
+	"usaged/tools/waittest"
 )
 
 func TestMain(m *testing.M) {
@@ -90,7 +91,7 @@ func (r *rig) open() *embedded.Prometheus {
 
 func (r *rig) stop(prom *embedded.Prometheus) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := waittest.Context(context.Background())
 	defer cancel()
 	if err := prom.Close(ctx); err != nil {
 		r.t.Error(err)
@@ -133,17 +134,7 @@ func (r *rig) query(expr string) map[string]string {
 // eventually waits until f has no error.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v after a minute", what, err)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	waittest.Until(t, what, f)
 }
 
 // becomes waits until a query has a value, of one series.

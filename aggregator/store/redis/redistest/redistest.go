@@ -9,6 +9,7 @@
 package redistest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -21,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"usaged/tools/waittest"
 )
 
 // Timeout is how long servers may take to start and to answer, and clusters to agree. It is reached in a failure alone.
@@ -242,16 +245,13 @@ func (s *Server) logTail() string {
 	return string(text[max(0, len(text)-2000):])
 }
 
-// Eventually polls until a condition holds, and fails the test with a message where it doesn't in time.
+// Eventually polls until a condition holds, and fails the test with a message where nothing moves any more.
 func Eventually(tb testing.TB, holds func() bool, message func() string) {
 	tb.Helper()
-	deadline := time.Now().Add(Timeout)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		if time.Now().After(deadline) {
-			tb.Fatal(message())
+	waittest.Until(tb, "redistest", func() error {
+		if holds() {
+			return nil
 		}
-		<-tick.C
-	}
+		return errors.New(message())
+	})
 }
