@@ -40,6 +40,9 @@ func Parse(name string, data []byte) *File {
 		return f
 	} else if err != nil {
 		f.addYAML(err, nil)
+		for i := range f.faults {
+			f.faults[i].reason += ": correct the YAML here or just before, or restore the file"
+		}
 		return f
 	}
 	f.Root = doc.Content[0]
