@@ -32,6 +32,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
@@ -136,7 +137,7 @@ func Open(cfg Config) (*Aggregator, error) {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	a.journal, err = journal.Open(journal.Config{
-		Dir:          filepath.Join(cfg.Dir, "journal"),
+		Dir:          filepath.Join(cfg.Dir, datadir.Journal),
 		SegmentBytes: cfg.SegmentBytes,
 		Now:          cfg.Now,
 		Log:          cfg.Log.With("component", "journal"),
@@ -155,7 +156,8 @@ func Open(cfg Config) (*Aggregator, error) {
 
 // begin prepares and starts the applier.
 func (a *Aggregator) begin() (err error) {
-	if a.labels, err = openLabels(a.cfg.Dir, a.cfg.Labels); err != nil {
+	found, id, cps, err := a.openState()
+	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	if a.ids, err = openIDScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
@@ -169,11 +171,10 @@ func (a *Aggregator) begin() (err error) {
 	if a.metrics, err = newMetrics(a.cfg.Metrics, a.cfg.Registerer, a.applier); err != nil {
 		return err
 	}
-	if a.applier.identity, err = openIdentity(a.cfg.Dir, a.journal.ID(), a.cfg.Store.Partitions()); err != nil {
-		return fmt.Errorf("open data directory: %w", err)
-	}
-	if a.applier.checkpoints, err = openCheckpoints(filepath.Join(a.cfg.Dir, "checkpoints")); err != nil {
-		return fmt.Errorf("open data directory: %w", err)
+	a.applier.identity, a.applier.checkpoints = id, cps
+	a.report(found)
+	if found.lost != (run{}) {
+		a.accounts.gap(found.lost)
 	}
 	if err := a.applier.recoverAccepted(); err != nil {
 		return fmt.Errorf("recover accounts: %w", err)
@@ -183,6 +184,54 @@ func (a *Aggregator) begin() (err error) {
 	a.running.Go(func() { a.applier.run(ctx) })
 	a.running.Go(func() { a.rebuilder.run(ctx) })
 	return nil
+}
+
+// openState reads what says who the directory counts as, how far it came and which labels it uses, and has the journal go on
+// after the last number that any of them mentions.
+func (a *Aggregator) openState() (found findings, id *identity, cps *checkpoints, err error) {
+	var mended bool
+	if a.labels, mended, err = openLabels(a.cfg.Dir, a.cfg.Labels); err != nil {
+		return found, nil, nil, err
+	}
+	if cps, err = openCheckpoints(filepath.Join(a.cfg.Dir, datadir.Checkpoints)); err != nil {
+		return found, nil, nil, err
+	}
+	id, found, err = openIdentity(a.cfg.Dir, opening{
+		journalID: a.journal.ID(), end: a.journal.End(), known: cps.newest().Seq, partitions: a.cfg.Store.Partitions(),
+	})
+	if err != nil {
+		return found, nil, nil, err
+	}
+	found.repaired = found.repaired || mended
+	if found.lost == (run{}) {
+		return found, id, cps, nil
+	}
+	if err := cps.rebase(a.journal.Segments()[0].Index); err != nil {
+		return found, nil, nil, err
+	}
+	return found, id, cps, a.journal.Skip(found.lost.Last)
+}
+
+// report raises the alarm for what was unusual about the data directory.
+func (a *Aggregator) report(found findings) {
+	if found.reason != "" {
+		a.metrics.identityAlarms.Inc()
+		a.log.Warn("counting new events under a new producer id", "reason", found.reason, "new", a.applier.identity.last().ID,
+			"from", a.applier.identity.End)
+	}
+	if found.lost != (run{}) {
+		a.metrics.identityAlarms.Inc()
+		a.log.Error("events that were accepted are no longer in the journal; those that were not counted are shown as damaged: restore the journal "+
+			"from a backup that has them, if there is one", "first", found.lost.First, "last", found.lost.Last)
+	}
+	if found.repaired {
+		a.metrics.identityAlarms.Inc()
+		a.log.Warn("a state file was missing or damaged and has been written again from its copy", "data_dir", a.cfg.Dir)
+	}
+	if found.unsaved != nil {
+		a.metrics.identityAlarms.Inc()
+		a.log.Error("it could not be noted that this data directory was opened; trying again when the store is reached", "err", found.unsaved)
+	}
 }
 
 // Accept journals a batch and returns when it is durable. An error that is ErrUnavailable means that it isn't in the

@@ -53,7 +53,6 @@ type applier struct {
 	reader     *recordReader
 	held       *journal.Record // read, but after the segment at whose end the last fold stopped
 	segment    int             // of the last record folded
-	endAtOpen  uint64          // the journal's end when it was opened
 
 	full     bool     // the last fold ended although there was more
 	verdicts verdicts // safe for concurrent use
@@ -76,7 +75,7 @@ type applier struct {
 
 func newApplier(a *Aggregator) *applier {
 	n := a.cfg.Store.Partitions()
-	p := &applier{a: a, log: a.log, users: newUsers(n), done: make(chan outcome, n), endAtOpen: a.journal.End(), segment: -1}
+	p := &applier{a: a, log: a.log, users: newUsers(n), done: make(chan outcome, n), segment: -1}
 	for i := range n {
 		p.partitions = append(p.partitions, newPartition(p, i))
 	}
@@ -328,10 +327,9 @@ func (p *applier) check(ctx context.Context) {
 // stopFenced ends applying for the life of the process. Events are still accepted.
 func (p *applier) stopFenced(ctx context.Context, err error) {
 	p.mu.Lock()
-	p.identity.Fenced = true
 	p.fenced = err
-	err = errors.Join(err, p.identity.save())
 	p.mu.Unlock()
+	err = errors.Join(err, p.note(func(next *identity) { next.Fenced = true })) // if not, the store tells it at the next contact
 	p.log.Error("another usaged counts under this data directory's producer id: stopped counting. Events are still accepted. "+
 		"If a copy of this data directory runs elsewhere that is fine; restart this one, and it will count what is left under a new id",
 		"err", err)

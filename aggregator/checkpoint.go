@@ -149,6 +149,30 @@ func (c *checkpoints) prune(start uint64) error {
 	return errors.Join(errs...)
 }
 
+// rebase keeps the newest checkpoint alone, as that of the segment before first: where the journal was lost its segments are
+// numbered anew, and the checkpoints of the old ones would be taken for theirs.
+func (c *checkpoints) rebase(first int) error {
+	if len(c.list) == 0 || c.newest().Segment < first {
+		return nil
+	}
+	old := c.list
+	cp := c.newest().clone()
+	cp.Segment, c.list = first-1, nil
+	if err := c.write(cp); err != nil {
+		return err
+	}
+	var errs []error
+	for _, before := range old {
+		if before.Segment == cp.Segment {
+			continue
+		}
+		if err := os.Remove(c.path(before.Segment)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // clone copies what a checkpoint counts, as the beginning of the next.
 func (cp *checkpoint) clone() *checkpoint {
 	next := &checkpoint{

@@ -15,7 +15,7 @@ import (
 // connect meets the store for the first time: it finds out whether what the store holds under our id is ours, takes the
 // producer over from an earlier process, and loads every partition. It is repeated until it succeeds.
 func (p *applier) connect(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{p.leaveFenced, p.leaveAhead, p.takeOver} {
+	for _, step := range []func(context.Context) error{p.disown, p.noticeAhead, p.takeOver} {
 		if err := step(ctx); err != nil {
 			p.a.metrics.storeErrors.Inc()
 			return err
@@ -37,7 +37,11 @@ func (p *applier) connect(ctx context.Context) error {
 		return err
 	}
 	p.position = p.a.journal.End()
-	p.rewind(p.a.accounts.countedThrough())
+	if slices.ContainsFunc(p.partitions, func(c *partition) bool { return !c.onLastProducer() }) {
+		p.rewind(p.position) // a partition that is with an earlier producer reads on its own until it has caught up
+	} else {
+		p.rewind(p.a.accounts.countedThrough())
+	}
 	p.connected = true
 	p.setOldest(time.Time{})
 	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,

@@ -7,35 +7,56 @@ import (
 	"path/filepath"
 	"sync"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/meter"
 )
 
-// labels are the values of the lifetime totals' labels, and the file that keeps them: <data>/labels.json. It is written
+// labels are the values of the lifetime totals' labels, and the files that keep them: <data>/labels.json
+// and a copy beside the journal, by which one that is lost is made again. They are written
 // before a batch that uses a new value is given to the store, so that whatever is applied again gets the same labels.
 type labels struct {
 	*meter.Labels
-	path string
+	paths []string // the file and its copy
 
 	saving sync.Mutex
-	saved  uint64 // the number of changes in the file
+	saved  uint64 // the number of changes in the files
 }
 
 var labelsFormat = durable.Format{Version: 2, Plain: 1}
 
-func openLabels(dir string, limits meter.Limits) (*labels, error) {
-	l := &labels{Labels: meter.NewLabels(limits), path: filepath.Join(dir, "labels.json")}
-	plain, err := labelsFormat.LoadJSON(l.path, l.Labels)
-	if errors.Is(err, os.ErrNotExist) {
-		return l, nil
+// openLabels reads the file and its copy, of which either may be missing or damaged. Values are only ever added, in an order
+// that both share, so what both say together is what the newer one says. mended says that one of them was written
+// again from the other.
+func openLabels(dir string, limits meter.Limits) (l *labels, mended bool, err error) {
+	l = &labels{Labels: meter.NewLabels(limits), paths: []string{filepath.Join(dir, "labels.json"), filepath.Join(dir, datadir.Journal, "labels.json")}}
+	fresh := l.Changes()
+	whole, before := 0, false
+	var damage error
+	for _, path := range l.paths {
+		plain, err := labelsFormat.LoadJSON(path, l.Labels)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case errors.Is(err, durable.ErrDamaged):
+			damage = err
+		case err != nil:
+			return nil, false, fmt.Errorf("read labels: %w", err)
+		case plain:
+			before = true // there was no copy then
+		default:
+			whole++
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read labels: %w: restore it from a backup, or delete it: it is made again from the lifetime totals", err)
-	}
-	if !plain {
+	switch {
+	case whole == 0 && damage != nil:
+		return nil, false, fmt.Errorf("read labels: %w: restore it from a backup, or delete it: it is made again from the lifetime totals", damage)
+	case whole == len(l.paths):
 		l.saved = l.Changes()
+		return l, false, nil
+	case l.Changes() == fresh:
+		return l, false, nil
 	}
-	return l, nil
+	return l, !before, l.save()
 }
 
 // save makes the values durable where some are new. It is safe for concurrent use.
@@ -46,8 +67,10 @@ func (l *labels) save() error {
 	if changes == l.saved {
 		return nil
 	}
-	if err := labelsFormat.SaveJSON(l.path, l.Labels, 0o640); err != nil {
-		return fmt.Errorf("write labels: %w", err)
+	for _, path := range l.paths {
+		if err := labelsFormat.SaveJSON(path, l.Labels, 0o640); err != nil {
+			return fmt.Errorf("write labels: %w", err)
+		}
 	}
 	l.saved = changes
 	return nil

@@ -65,7 +65,7 @@ func (c *partition) seed(ctx context.Context, l *loadedPartition, start uint64) 
 			"restore <data>/checkpoints, or the database, from a backup", c.index, l.position, start)
 	}
 	b := &store.Batch{
-		Producer: id, Session: c.p.identity.Session, Partition: c.index, Prev: l.producers[k].Offset,
+		Producer: id, Session: c.sessionOf(k, l.producers[k]), Partition: c.index, Prev: l.producers[k].Offset,
 		Last: min(cp.Seq, c.p.identity.until(k, c.index)), Totals: totals,
 	}
 	out, err := c.p.a.cfg.Store.Apply(ctx, b)
@@ -79,6 +79,16 @@ func (c *partition) seed(ctx context.Context, l *loadedPartition, start uint64) 
 	return nil
 }
 
+// sessionOf returns the session under which a producer's events are applied: ours for the last producer, and for one before it
+// whatever the store has, since its events are the same in all copies of this directory and none needs to keep the others
+// from them.
+func (c *partition) sessionOf(producer int, stored store.Producer) uint64 {
+	if producer == len(c.p.identity.Producers)-1 {
+		return c.p.identity.Session
+	}
+	return max(stored.Session, 1)
+}
+
 // adopt goes on from what was loaded, which the accounts have adopted.
 func (c *partition) adopt() {
 	l := c.loaded
@@ -87,6 +97,7 @@ func (c *partition) adopt() {
 	c.until = c.p.identity.until(c.producer, c.index)
 	last := l.producers[c.producer]
 	c.stored, c.totals = last.Offset, maps.Clone(last.Totals)
+	c.session = c.sessionOf(c.producer, last)
 	if c.totals == nil {
 		c.totals = meter.Totals{}
 	}

@@ -17,6 +17,7 @@ type aggregatorMetrics struct {
 	overflowTypes, overflowReferences                          *metrics.Counter
 	storeErrors, tornDays, checkpointErrors, rewinds, rebuilds *metrics.Counter
 	readErrors, recounts                                       *metrics.Counter
+	doubtful, identityAlarms                                   *metrics.Counter
 	storeAhead, retiredEarly, stopped                          *metrics.Gauge
 	applyDuration                                              prometheus.Histogram
 }
@@ -39,6 +40,8 @@ var help = map[string]string{
 	"usaged_rewinds_total":               "Times that the store had lost what was applied to it, so that it was applied again from the journal.",
 	"usaged_rebuilt_events_total":        "Events of the journal that were counted by a meter later than when they were applied, because a rebuild was asked for.",
 	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
+	"usaged_doubtful_events_total":       "Events that may have been counted twice: by this daemon, and by one that has run on a block-level copy of its disk.",
+	"usaged_identity_alarms_total":       "Starts of this process that found the data directory copied, restored, or without a part of its journal or identity.",
 	"usaged_fenced":                      "1 where another process has taken over this producer id and this one has stopped applying.",
 	"usaged_checkpoint_errors_total":     "Checkpoints that could not be written.",
 	"usaged_journal_retired_early":       "1 once this process has deleted events inside the retention window because of the size limit.",
@@ -68,6 +71,8 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 		checkpointErrors:   set.GetOrCreateCounter("usaged_checkpoint_errors_total"),
 		rewinds:            set.GetOrCreateCounter("usaged_rewinds_total"),
 		rebuilds:           set.GetOrCreateCounter("usaged_rebuilt_events_total"),
+		doubtful:           set.GetOrCreateCounter("usaged_doubtful_events_total"),
+		identityAlarms:     set.GetOrCreateCounter("usaged_identity_alarms_total"),
 		storeAhead:         set.GetOrCreateGauge("usaged_store_ahead", nil),
 		readErrors:         set.GetOrCreateCounter("usaged_apply_read_errors_total"),
 		recounts:           set.GetOrCreateCounter("usaged_ledger_recounts_total"),

@@ -56,7 +56,9 @@ type partition struct {
 	producer int
 	until    uint64
 	stored   uint64
-	totals   meter.Totals
+	// session is the one under which batches are applied, see sessionOf.
+	session uint64
+	totals  meter.Totals
 
 	fold  fold
 	batch *batch // what the store has not taken yet; it is tried again until it has an answer
@@ -101,9 +103,13 @@ func (c *partition) run() {
 
 func (c *partition) work(t task) error {
 	err := c.workIn(c.current(), t)
-	if errors.Is(err, store.ErrFenced) {
-		c.become(partitionFenced)
+	if !errors.Is(err, store.ErrFenced) {
+		return err
 	}
+	if !c.onLastProducer() {
+		return c.load(t.ctx) // a copy of this directory has gone on with an earlier producer
+	}
+	c.become(partitionFenced)
 	return err
 }
 
@@ -155,6 +161,9 @@ func (c *partition) catchUp(ctx context.Context, through uint64) error {
 	if c.batch == nil {
 		position := c.position()
 		if position >= c.until {
+			if err := c.confirm(ctx, position); err != nil { // else the store would send us back to the last event that is ours
+				return err
+			}
 			return c.load(ctx) // on to the next producer
 		}
 		through = min(through, c.until)
@@ -213,7 +222,7 @@ func (c *partition) endFold(last uint64) {
 		return
 	}
 	c.batch = newBatch(store.Batch{
-		Producer: c.id(), Session: c.p.identity.Session, Partition: c.index, Prev: c.stored, Last: last,
+		Producer: c.id(), Session: c.session, Partition: c.index, Prev: c.stored, Last: last,
 	}, &c.fold, c.totals, c.p.a.accounts.name)
 }
 
@@ -272,7 +281,7 @@ func (c *partition) finish(out store.Outcome) {
 // confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.
 func (c *partition) confirm(ctx context.Context, last uint64) error {
 	b := &store.Batch{
-		Producer: c.id(), Session: c.p.identity.Session, Partition: c.index,
+		Producer: c.id(), Session: c.session, Partition: c.index,
 		Prev: c.stored, Last: max(min(last, c.until), c.stored),
 	}
 	out, err := c.p.a.cfg.Store.Apply(ctx, b)

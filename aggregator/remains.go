@@ -7,13 +7,17 @@ import (
 	"path/filepath"
 	"time"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
 )
 
-// Offsets tells how far a producer has been applied to a partition: [store.Producer.Offset].
-type Offsets func(producer string, partition int) (uint64, error)
+// Progress is what is asked of the store that a data directory was used with: store.Store has it.
+type Progress interface {
+	Producer(ctx context.Context, partition int, id string) (store.Producer, error)
+	Apply(ctx context.Context, batch *store.Batch) (store.Outcome, error)
+}
 
 // Remains are the events of a data directory that no store has counted. The caller holds the directory's lock.
 type Remains struct {
@@ -43,25 +47,28 @@ type RemainsEvent struct {
 	Seq      uint64
 }
 
-// OpenRemains reads who the data directory counts as, and its verdicts. partitions is the store's.
-func OpenRemains(ctx context.Context, dir string, partitions int, offsets Offsets) (*Remains, error) {
-	id, err := readIdentity(dir)
+// OpenRemains reads who the data directory counts as, asks the store how far its own events are counted, and reads its
+// verdicts. partitions is the store's. Where st is nil nothing is taken as counted.
+func OpenRemains(ctx context.Context, dir string, partitions int, st Progress) (*Remains, error) {
+	id, _, err := readIdentity(dir)
+	if err == nil && id == nil {
+		err = fmt.Errorf("%s is not there: restore it from a backup", filepath.Join(dir, identityFile))
+	}
+	if err == nil {
+		err = id.fit(partitions)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read data directory: %w", err)
 	}
-	r := &Remains{dir: filepath.Join(dir, "journal"), identity: id}
+	r := &Remains{dir: filepath.Join(dir, datadir.Journal), identity: id}
 	for k := range id.Producers {
-		if id.Session == 0 { // nothing was ever applied, so that it is not bound to a number of partitions
-			id.Producers[k].From = make([]uint64, partitions)
-		}
-		if len(id.Producers[k].From) != partitions {
-			return nil, fmt.Errorf("%s was made for %d partitions and the store has %d: name the store this data directory was used with",
-				id.path, len(id.Producers[k].From), partitions)
-		}
 		of := make([]uint64, partitions)
 		for i := range of {
-			if of[i], err = offsets(id.Producers[k].ID, i); err != nil {
-				return nil, err
+			if st == nil {
+				continue
+			}
+			if of[i], err = r.countedThrough(ctx, st, k, i); err != nil {
+				return nil, fmt.Errorf("ask the store how far it has counted: %w", err)
 			}
 		}
 		r.offsets = append(r.offsets, of)
@@ -69,11 +76,22 @@ func OpenRemains(ctx context.Context, dir string, partitions int, offsets Offset
 	return r, r.survey(ctx)
 }
 
+// countedThrough returns the last event of a producer that the store has counted and that is this directory's own: where
+// another process took the last producer over, what it has counted since is its own.
+func (r *Remains) countedThrough(ctx context.Context, st Progress, producer, partition int) (uint64, error) {
+	if producer == len(r.identity.Producers)-1 {
+		through, _, _, err := r.identity.owned(ctx, st, partition)
+		return through, err
+	}
+	known, err := st.Producer(ctx, partition, r.identity.Producers[producer].ID)
+	return known.Offset, err
+}
+
 // survey collects the verdicts and looks for the first event that is not counted.
 func (r *Remains) survey(ctx context.Context) error {
 	all := r.allCounted()
 	found := false
-	err := r.records(ctx, func(rec *journal.Record) error {
+	return r.records(ctx, func(rec *journal.Record) error {
 		if rec.Note != nil {
 			return decodeVerdict(rec.Note, &r.verdicts)
 		}
@@ -88,16 +106,6 @@ func (r *Remains) survey(ctx context.Context) error {
 			return nil
 		})
 	})
-	if err != nil {
-		return err
-	}
-	for i, offset := range r.offsets[len(r.offsets)-1] {
-		if offset > r.end {
-			return fmt.Errorf("the store has counted up to event %d of partition %d and the journal ends at %d: it was restored from a backup or copied; "+
-				"start usaged on it once, with its store, and drain it then", offset, i, r.end)
-		}
-	}
-	return nil
 }
 
 // allCounted returns an event up to which all are counted, in every partition.

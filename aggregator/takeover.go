@@ -2,64 +2,82 @@ package aggregator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 
 	"usaged/aggregator/store"
 )
 
-// leaveFenced begins a new producer where another process took over the last one while we ran.
-func (p *applier) leaveFenced(ctx context.Context) error {
-	if !p.identity.Fenced {
+// disown begins a new producer where numbers of events in this journal may have been given to other events under the last id:
+//
+//   - another process has taken it over since we were last in contact: it runs on a copy of this directory. What was counted
+//     before it took over is ours; nothing after that is.
+//   - the store holds events that the journal had not when it was first opened after the last contact: the journal was restored
+//     from a snapshot. What was accepted since the opening moves to the new id.
+func (p *applier) disown(ctx context.Context) error {
+	id := p.identity
+	from, reason, doubts := make([]uint64, len(p.partitions)), "", uint64(0)
+	for i := range from {
+		through, doubt, taken, err := id.owned(ctx, p.a.cfg.Store, i)
+		if err != nil {
+			return fmt.Errorf("ask who has counted in partition %d: %w", i, err)
+		}
+		st, err := p.a.cfg.Store.Producer(ctx, i, id.last().ID)
+		if err != nil {
+			return fmt.Errorf("ask who has counted in partition %d: %w", i, err)
+		}
+		switch {
+		case taken:
+			reason = "another process took over the producer id"
+		case id.Opened != nil && st.Offset > *id.Opened && reason == "":
+			reason = "the store holds events that this journal does not: it was restored from a snapshot"
+		}
+		from[i], doubts = max(through, id.last().From[i]), doubts+doubt
+	}
+	if reason == "" {
 		return nil
 	}
-	from := make([]uint64, len(p.partitions))
-	for i := range from {
-		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
-		if err != nil {
-			return err
-		}
-		out, err := p.a.cfg.Store.Apply(ctx, &store.Batch{
-			Producer: p.identity.last().ID, Session: p.identity.Session, Partition: i, Prev: st.Offset, Last: st.Offset,
-		})
-		if err != nil && !errors.Is(err, store.ErrFenced) {
-			return err
-		}
-		// What was counted before the other took over is ours; nothing behind it is.
-		from[i] = max(min(out.Offset, p.endAtOpen), p.identity.last().From[i])
+	if !id.Fenced { // then it is told apart by the gauge of its own
+		p.a.metrics.storeAhead.Set(1)
 	}
-	return p.addProducer(from, "another process took over the producer id")
+	if doubts > 0 {
+		p.a.metrics.doubtful.AddInt64(int64(doubts))
+		p.log.Error("events may be counted twice: the process that took over the producer id may have had them in its copy of this journal too; "+
+			"compare the two journals with `usagectl journal cat`", "events", doubts)
+	}
+	return p.addProducer(from, reason)
 }
 
-// leaveAhead begins a new producer where the store holds events under our id that the journal had not when it was opened:
-// this data directory is a restored snapshot or a copy. The numbers that it gives out now were given out before, to
-// other events; what was accepted since the opening moves to the new id.
-func (p *applier) leaveAhead(ctx context.Context) error {
-	ahead := uint64(0)
+// noticeAhead raises the alarm where the events of the id before this one, which ends where this directory was copied or
+// restored, went on elsewhere. It is looked at once, before the store has seen the new id.
+func (p *applier) noticeAhead(ctx context.Context) error {
+	k := len(p.identity.Producers) - 2
+	if k < 0 {
+		return nil
+	}
 	for i := range p.partitions {
-		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
+		met, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
 			return err
 		}
-		ahead = max(ahead, st.Offset)
+		before, err := p.a.cfg.Store.Producer(ctx, i, p.identity.Producers[k].ID)
+		if err != nil {
+			return err
+		}
+		if met.Session == 0 && before.Offset > p.identity.until(k, i) {
+			p.a.metrics.storeAhead.Set(1)
+			p.log.Warn("the store holds events that this journal does not: they were accepted after the backup or the copy was made",
+				"partition", i, "counted", before.Offset, "journal", p.identity.until(k, i))
+		}
 	}
-	if ahead <= p.endAtOpen {
-		return nil
-	}
-	p.a.metrics.storeAhead.Set(1)
-	from := make([]uint64, len(p.partitions))
-	for i := range from {
-		from[i] = max(p.endAtOpen, p.identity.last().From[i])
-	}
-	return p.addProducer(from, "the store holds events that this journal does not: it was restored from a snapshot or copied")
+	return nil
 }
 
 func (p *applier) addProducer(from []uint64, why string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.identity.last().ID
-	if err := p.identity.add(from); err != nil {
+	if err := p.identity.change(func(next *identity) error { return next.add(from) }); err != nil {
 		return fmt.Errorf("begin a new producer id: %w", err)
 	}
 	p.log.Warn("counting new events under a new producer id", "reason", why, "old", old, "new", p.identity.last().ID)
@@ -67,17 +85,23 @@ func (p *applier) addProducer(from []uint64, why string) error {
 }
 
 // takeOver makes sure that no earlier process applies anything from now on.
+//
+// The session is durable before the store sees it. A crash before the store has confirmed it in every partition leaves a
+// directory that knows it as its own, and that is still to be compared with the store: Opened stays until then.
 func (p *applier) takeOver(ctx context.Context) error {
-	session := p.identity.Session
+	highest := p.identity.Session
 	offsets := make([]uint64, len(p.partitions))
 	for i := range p.partitions {
 		st, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
 			return err
 		}
-		session, offsets[i] = max(session, st.Session), st.Offset
+		if p.identity.foreign(st.Session) {
+			return fmt.Errorf("another process has taken partition %d over meanwhile", i)
+		}
+		highest, offsets[i] = max(highest, st.Session), st.Offset
 	}
-	if err := p.ensureSession(session); err != nil {
+	if err := p.ensureSession(highest); err != nil {
 		return err
 	}
 	for i, offset := range offsets {
@@ -91,24 +115,35 @@ func (p *applier) takeOver(ctx context.Context) error {
 			return fmt.Errorf("an earlier process still applies (offset %d became %d)", offset, out.Offset)
 		}
 	}
-	return nil
+	return p.note(func(next *identity) {
+		next.Met, next.Opened, next.End = next.Session, nil, max(next.End, p.a.journal.End())
+	})
 }
 
 // ensureSession gives this process a durable session that is no lower than the highest that the store knows. A process has one for all
 // its attempts to connect, and takes another only where somebody else has taken over meanwhile: the store keeps the sessions
 // that took over.
 func (p *applier) ensureSession(highest uint64) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.tookOver && p.identity.Session >= highest {
 		return nil
 	}
-	p.identity.Session = sessionAfter(highest)
-	if err := p.identity.save(); err != nil {
-		return fmt.Errorf("save session: %w", err)
+	if err := p.note(func(next *identity) {
+		next.Met, next.Session = max(next.Met, next.Session), sessionAfter(highest)
+	}); err != nil {
+		return err
 	}
 	p.tookOver = true
 	return nil
+}
+
+// note makes durable what edit changes in the identity.
+func (p *applier) note(edit func(next *identity)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.identity.change(func(next *identity) error {
+		edit(next)
+		return nil
+	})
 }
 
 // sessionBits of a session are random: two copies of a data directory that take over at the same moment, each behind the

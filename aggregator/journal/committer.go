@@ -67,6 +67,12 @@ func (j *Journal) commit(g *group) error {
 	}
 	now := j.cfg.Now()
 	g.first = j.table.end() + 1
+	if g.kind == groupSkip {
+		if g.skip < g.first {
+			return nil
+		}
+		g.n = int(g.skip + 1 - g.first)
+	}
 	j.encode(g, now)
 	current, _ := j.table.current()
 	if len(j.record) > room(current.Bytes, j.cfg.SegmentBytes) {
@@ -96,8 +102,11 @@ func (j *Journal) commit(g *group) error {
 // encode puts the record of a group into j.record.
 func (j *Journal) encode(g *group, now time.Time) {
 	h := header{kind: kindEvents, producer: j.id, first: g.first, n: g.n, stampMillis: now.UnixMilli()}
-	if g.kind == groupNote {
+	switch g.kind {
+	case groupNote:
 		h.kind = kindNote
+	case groupSkip:
+		h.kind, h.first, h.n = kindGap, g.skip+1, 0
 	}
 	if cap(j.record) > keepBytes {
 		j.record = nil

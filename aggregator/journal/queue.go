@@ -45,6 +45,16 @@ func (j *Journal) Note(payload []byte) error {
 	return err
 }
 
+// Skip gives up the numbers up to and including through, so that the next event gets the one that follows, and does nothing
+// where they have been given out. It is for a journal that lacks events which others have seen: readers see the numbers
+// as a gap. It is durable on return.
+func (j *Journal) Skip(through uint64) error {
+	_, err := j.submit(func(q *queue) (*group, int) {
+		return q.push(&group{kind: groupSkip, skip: through}), 0
+	})
+	return err
+}
+
 func (j *Journal) check(b Batch) error {
 	if headerBytes+len(b.Entries) > j.maxRecord {
 		return fmt.Errorf("append batch: %d bytes exceed the %d that fit a segment", len(b.Entries), j.maxRecord-headerBytes)
@@ -90,6 +100,7 @@ const (
 	groupEvents groupKind = iota
 	groupNote
 	groupRoll
+	groupSkip
 )
 
 // group is what one sync makes durable, and those who wait for it. It is filled under the queue's lock, then owned by
@@ -98,9 +109,10 @@ type group struct {
 	kind    groupKind
 	batches []Batch
 	note    []byte
-	n       int // entries in batches
-	bytes   int // in batches
-	limit   int // of bytes
+	n       int    // entries in batches, or numbers skipped
+	skip    uint64 // the last number given up
+	bytes   int    // in batches
+	limit   int    // of bytes
 
 	done     chan struct{}
 	answered sync.Once

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
@@ -47,7 +48,7 @@ func counted(t testing.TB, url, producer string, n int) {
 func usedDataDir(t testing.TB, n int, identity string) string {
 	t.Helper()
 	dir := t.TempDir()
-	j, err := journal.Open(journal.Config{Dir: filepath.Join(dir, journalDir)})
+	j, err := journal.Open(journal.Config{Dir: filepath.Join(dir, datadir.Journal)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +288,7 @@ func TestDoctorOfDataDirectory(t *testing.T) {
 		}, []string{"warn journal: there is none"}},
 		{"it finds damage", func(t *testing.T) string {
 			dir := usedDataDir(t, 6, "")
-			if err := damage(filepath.Join(dir, journalDir, "00000000")); err != nil {
+			if err := damage(filepath.Join(dir, datadir.Journal, "00000000")); err != nil {
 				t.Fatal(err)
 			}
 			return dir
@@ -299,7 +300,7 @@ func TestDoctorOfDataDirectory(t *testing.T) {
 		{"it misses checkpoints", func(t *testing.T) string {
 			dir := usedDataDir(t, 6, "")
 			for i := 1; i < 5; i++ {
-				writeFile(t, filepath.Join(dir, journalDir, fmt.Sprintf("%08d", i)), "")
+				writeFile(t, filepath.Join(dir, datadir.Journal, fmt.Sprintf("%08d", i)), "")
 			}
 			return dir
 		}, []string{"warn checkpoints: 4 segments behind the newest one"}},

@@ -12,15 +12,14 @@ import (
 	"syscall"
 	"time"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store/redis"
 )
 
 const (
-	identityName  = "producer.json"
-	checkpointDir = "checkpoints"
-	databaseName  = "usage.db"
+	identityName = "producer.json"
 
 	// graceDays is how much longer than the retention the daemon keeps its journal.
 	graceDays = 3
@@ -131,7 +130,7 @@ type journalState struct {
 
 func (d *dataDoctor) journal(ctx context.Context) *journalState {
 	const check = "journal"
-	dir := filepath.Join(d.dir, journalDir)
+	dir := filepath.Join(d.dir, datadir.Journal)
 	j, err := readJournal(ctx, dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -312,7 +311,7 @@ func highest(offsets []uint64) (n uint64) {
 
 func (d *dataDoctor) checkpoints(j *journalState) {
 	const check = "checkpoints"
-	entries, err := os.ReadDir(filepath.Join(d.dir, checkpointDir))
+	entries, err := os.ReadDir(filepath.Join(d.dir, datadir.Checkpoints))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.fail(check, err.Error(), "run this as the user of the daemon")
 		return
@@ -351,7 +350,7 @@ func (d *dataDoctor) database() {
 	const check = "database"
 	size := int64(0)
 	for _, suffix := range []string{"", "-wal"} {
-		if info, err := os.Stat(filepath.Join(d.dir, databaseName+suffix)); err == nil {
+		if info, err := os.Stat(filepath.Join(d.dir, datadir.Database+suffix)); err == nil {
 			size += info.Size()
 		}
 	}

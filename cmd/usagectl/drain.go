@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/gofrs/flock"
 
 	"usaged/aggregator"
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/redis"
 	"usaged/aggregator/store/sqlite"
@@ -81,15 +81,14 @@ func (c *drainCommand) run(ctx context.Context, s *session) (err error) {
 	if _, err := os.Stat(filepath.Join(c.dir, identityName)); err != nil {
 		return fmt.Errorf("%s is not the data directory of a usaged: %w", c.dir, err)
 	}
-	lock := flock.New(filepath.Join(c.dir, lockFile))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("lock the data directory: %w", err)
-	}
-	if !locked {
+	lock, err := datadir.Acquire(c.dir)
+	if errors.Is(err, datadir.ErrInUse) {
 		return fmt.Errorf("a daemon runs on %s: it counts its events itself; drain is for one that is gone", c.dir)
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
 	state, err := aggregator.ReadDrain(c.dir)
 	if err != nil {
 		return err
@@ -132,7 +131,7 @@ func (c *drainCommand) open(ctx context.Context) (*aggregator.Remains, error) {
 		if err != nil {
 			return nil, err
 		}
-		return aggregator.OpenRemains(ctx, c.dir, max(partitions, 1), func(string, int) (uint64, error) { return 0, nil })
+		return aggregator.OpenRemains(ctx, c.dir, max(partitions, 1), nil)
 	case c.redis.given():
 		return c.openRedis(ctx)
 	case errors.Is(err, fs.ErrNotExist):
@@ -145,18 +144,8 @@ func (c *drainCommand) open(ctx context.Context) (*aggregator.Remains, error) {
 	if err != nil {
 		return nil, err
 	}
-	remains, err := aggregator.OpenRemains(ctx, c.dir, st.Partitions(), offsetsOf(ctx, st))
+	remains, err := aggregator.OpenRemains(ctx, c.dir, st.Partitions(), st)
 	return remains, errors.Join(err, st.Close())
-}
-
-func offsetsOf(ctx context.Context, st store.Store) aggregator.Offsets {
-	return func(producer string, partition int) (uint64, error) {
-		p, err := st.Producer(ctx, partition, producer)
-		if err != nil {
-			return 0, fmt.Errorf("ask the store how far it has counted: %w", err)
-		}
-		return p.Offset, nil
-	}
 }
 
 func (c *drainCommand) openRedis(ctx context.Context) (_ *aggregator.Remains, err error) {
@@ -179,7 +168,7 @@ func (c *drainCommand) openRedis(ctx context.Context) (_ *aggregator.Remains, er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	return aggregator.OpenRemains(ctx, c.dir, meta.Partitions, offsetsOf(ctx, st))
+	return aggregator.OpenRemains(ctx, c.dir, meta.Partitions, st)
 }
 
 // checkQuiet refuses a directory of which a copy is in use elsewhere: the lock is of this machine alone.

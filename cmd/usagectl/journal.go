@@ -13,15 +13,10 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/go-json-experiment/json"
-	"github.com/gofrs/flock"
 
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
-)
-
-const (
-	journalDir = "journal" // in the data directory
-	lockFile   = "lock"    // the daemon holds it while it runs
 )
 
 // journalCommand looks into a journal without a daemon.
@@ -46,7 +41,7 @@ func addJournal(app *kingpin.Application, s *session, commands map[string]comman
 
 // find returns the journal and its data directory.
 func (c *journalCommand) find() (journalPath, dataPath string, err error) {
-	inside := filepath.Join(c.dir, journalDir)
+	inside := filepath.Join(c.dir, datadir.Journal)
 	if info, err := os.Stat(inside); err == nil && info.IsDir() {
 		return inside, c.dir, nil
 	}
@@ -154,15 +149,14 @@ func (c *journalCommand) repair(_ context.Context, s *session) (err error) {
 	if err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(data, lockFile))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("lock the data directory: %w", err)
-	}
-	if !locked {
+	lock, err := datadir.Acquire(data)
+	if errors.Is(err, datadir.ErrInUse) {
 		return fmt.Errorf("a daemon runs on %s: stop it before the repair", data)
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
 	repaired, err := journal.Repair(dir)
 	if err != nil {
 		return fmt.Errorf("repair journal: %w", err)

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 
+	"usaged/aggregator/durable"
 	"usaged/aggregator/store/redis/redistest"
 )
 
@@ -13,6 +15,29 @@ import (
 func twin(t *testing.T, d *instance, url string) *instance {
 	t.Helper()
 	return instanceIn(t, copyDir(t, d.dir), "--redis.url="+url)
+}
+
+// blockTwin is a daemon that runs on a block-level copy of another's disk: nothing in it tells that it is a copy.
+func blockTwin(t *testing.T, d *instance, url string) *instance {
+	t.Helper()
+	dir := copyDir(t, d.dir)
+	format := durable.Format{Version: 2}
+	for _, name := range []string{"producer.json", "journal/identity.json"} {
+		path := filepath.Join(dir, name)
+		var content map[string]any
+		if _, err := format.LoadJSON(path, &content); err != nil {
+			t.Fatal(err)
+		}
+		err := format.SaveMade(path, 0o640, func(f *os.File) (any, error) {
+			place, err := durable.Place(f)
+			content["place"] = place
+			return content, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return instanceIn(t, dir, "--redis.url="+url)
 }
 
 // waitForUsers waits until each of daemons shows how many events of type "a" users have.
@@ -43,7 +68,7 @@ func (d *instance) postEach(want map[string]uint64, users ...string) {
 	d.post(lines...)
 }
 
-// TestRedisClonedDirectory runs a daemon beside another on a copy of its data directory: the first is fenced, goes on
+// TestRedisClonedDirectory runs a daemon beside another on a block-level copy of its disk: the first is fenced, goes on
 // accepting, and counts under a new id when it is restarted.
 func TestRedisClonedDirectory(t *testing.T) {
 	t.Parallel()
@@ -63,7 +88,7 @@ func TestRedisClonedDirectory(t *testing.T) {
 			first.postEach(want, "ann", "bob")
 			first.settle()
 			tc.pause(first)
-			second := twin(t, first, srv.URL())
+			second := blockTwin(t, first, srv.URL())
 			second.start()
 			second.postEach(want, "bob", "cy")
 			second.settle()
@@ -128,5 +153,107 @@ func TestRedisRestoredDirectory(t *testing.T) {
 	restored.settle()
 	if got := restored.metric("usaged_store_ahead"); got != 0 {
 		t.Errorf("usaged_store_ahead is %v under the new id, want 0", got)
+	}
+}
+
+// TestRedisCopiedDirectory runs a daemon beside another on a copy of its data directory, with a backlog that both have: neither
+// keeps the other from counting, and what both have counts once.
+func TestRedisCopiedDirectory(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	want := map[string]uint64{}
+	first := newRedisInstance(t, srv.URL())
+	first.start()
+	first.postEach(want, "ann", "bob")
+	first.settle()
+	srv.Hang()
+	first.postEach(want, "ann", "cy") // not counted yet
+	first.kill()
+	second := twin(t, first, srv.URL())
+	first.start()
+	second.start()
+	first.postEach(want, "dee")
+	second.postEach(want, "dee", "eve")
+	first.kill() // before it has met Redis
+	first.start()
+	first.postEach(want, "ann")
+	srv.Continue()
+	for range 2 {
+		waitForUsers(t, want, first, second)
+		for _, d := range []*instance{first, second} {
+			d.settle()
+			if got := d.metric("usaged_fenced"); got != 0 {
+				t.Errorf("usaged_fenced of %s is %v, want 0", d.dir, got)
+			}
+			d.kill()
+			d.start()
+			d.postEach(want, "bob")
+		}
+	}
+}
+
+// TestRedisRestoredDirectoryRestartsUnmet restores an old copy of a data directory while Redis is away, and restarts the daemon
+// before Redis is back: what it accepted before and after the restart counts.
+func TestRedisRestoredDirectoryRestartsUnmet(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		copy func(*testing.T, *instance, string) *instance
+	}{{"files", twin}, {"blocks", blockTwin}} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			srv := redistest.Start(t)
+			want := map[string]uint64{}
+			d := newRedisInstance(t, srv.URL())
+			d.start()
+			d.postEach(want, "ann", "bob")
+			d.settle()
+			d.stop()
+			restored := tc.copy(t, d, srv.URL())
+			d.start()
+			d.postEach(want, "ann", "cy", "dee", "ann", "cy") // lost with the disk, and counted
+			d.settle()
+			d.kill()
+			srv.Hang()
+			restored.start()
+			restored.postEach(want, "eve", "ann", "bob")
+			restored.kill()
+			restored.start()
+			restored.postEach(want, "fay")
+			srv.Continue()
+			waitForUsers(t, want, restored)
+			restored.settle()
+			if acc := restored.ledger().All; acc.Pending != 0 || acc.Accepted != acc.Counted {
+				t.Errorf("accounts %+v", acc)
+			}
+		})
+	}
+}
+
+// TestRedisFencedUnnoticed has a block-level copy take over while the first daemon is frozen, and kills the first before it has
+// noticed: what it accepted meanwhile counts.
+func TestRedisFencedUnnoticed(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	want := map[string]uint64{}
+	first := newRedisInstance(t, srv.URL())
+	first.start()
+	first.postEach(want, "ann", "bob")
+	first.settle()
+	first.signal(syscall.SIGSTOP)
+	second := blockTwin(t, first, srv.URL())
+	second.start()
+	second.postEach(want, "cy", "cy", "cy")
+	second.settle()
+	srv.Hang() // so that the first cannot notice
+	first.signal(syscall.SIGCONT)
+	first.postEach(want, "dee", "dee", "dee", "dee")
+	first.kill()
+	srv.Continue()
+	first.start()
+	first.postEach(want, "eve")
+	waitForUsers(t, want, first, second)
+	if got := first.metric("usaged_doubtful_events_total"); got != 3 {
+		t.Errorf("usaged_doubtful_events_total is %v, want the 3 that the other could have had too", got)
 	}
 }

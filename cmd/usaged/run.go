@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
-	"github.com/gofrs/flock"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -27,6 +26,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/aside"
 	"usaged/aggregator/clock"
+	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
@@ -157,15 +157,14 @@ func lockDataDir(dir string) (unlock func(context.Context) error, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make data directory: %w: name a writable one with --data.dir", err)
 	}
-	lock := flock.New(filepath.Join(dir, "lock"))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("lock data directory: %w: make it writable, or name another with --data.dir", err)
-	}
-	if !locked {
+	lock, err := datadir.Acquire(dir)
+	if errors.Is(err, datadir.ErrInUse) {
 		return nil, fmt.Errorf("data directory %s is in use by another usaged: stop that one, or name another directory with --data.dir", dir)
 	}
-	return func(context.Context) error { return lock.Close() }, nil
+	if err != nil {
+		return nil, fmt.Errorf("%w: make it writable, or name another with --data.dir", err)
+	}
+	return func(context.Context) error { return lock.Release() }, nil
 }
 
 // tokens loads the tokens, and makes them at the first start.
@@ -220,7 +219,7 @@ func (d *daemon) listenDebug(open *closers) error {
 func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 	log := d.log.With("component", "store")
 	if d.cfg.redis.URL == "" {
-		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, "usage.db"), Log: log, Metrics: d.set})
+		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, datadir.Database), Log: log, Metrics: d.set})
 	}
 	cfg := d.cfg.redis
 	cfg.Retention, cfg.Kept, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.kept.Kept, log, d.set
