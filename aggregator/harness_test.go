@@ -19,6 +19,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/storetest"
 )
@@ -301,7 +302,7 @@ func settle() {
 func counts(t testing.TB, st store.Store, from, to event.Day) map[string]uint64 {
 	t.Helper()
 	got := map[string]uint64{}
-	for _, day := range (aggregator.Window{From: from, To: to}).Days() {
+	for _, day := range (rollup.Window{From: from, To: to}).Days() {
 		types, err := st.Types(t.Context(), []event.Day{day})
 		if err != nil {
 			t.Fatal(err)

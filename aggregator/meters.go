@@ -272,6 +272,9 @@ func (a *Aggregator) MeterStates() []MeterState {
 	return states
 }
 
+// ErrNoMeter says that no meter has the name asked for.
+var ErrNoMeter = errors.New("no such meter")
+
 // RebuildMeter asks for the events in the journal that were accepted before a meter was put in force to be counted by it. It
 // returns when this is noted durably; the work goes on by itself, over restarts, until it is done. Asking again is
 // harmless. The error is ErrNoMeter where none has the name.

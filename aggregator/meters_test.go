@@ -20,6 +20,7 @@ import (
 	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store"
 )
 
@@ -113,7 +114,7 @@ func (n *naiveMeters) totals(m *meter.Meter) map[string]uint64 {
 func stored(t testing.TB, st store.Store, m *meter.Meter) map[string]uint64 {
 	t.Helper()
 	today := event.DayOf(time.Now())
-	days := aggregator.LastDays(today, 40).Days()
+	days := rollup.LastDays(today, 40).Days()
 	totals := map[string]uint64{}
 	for _, dim := range []meter.Dim{meter.ByUser, meter.ByReference} {
 		err := st.Sum(t.Context(), meter.MeterRollup(m.Key(), dim), days, func(key []byte, n uint64) {

@@ -16,6 +16,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/api/auth"
 )
 
@@ -31,19 +32,19 @@ type Reader interface {
 	// Retention is the longest window in days.
 	Retention() int
 	// Window returns today (UTC) and the days-1 days before.
-	Window(days int) aggregator.Window
+	Window(days int) rollup.Window
 	// Version changes whenever an answer about the window may. It is cheap: it reads no rollups.
-	Version(ctx context.Context, w aggregator.Window) (string, error)
+	Version(ctx context.Context, w rollup.Window) (string, error)
 	// Summary returns the events per type and user, in the order of types.
-	Summary(ctx context.Context, w aggregator.Window, q aggregator.SummaryQuery) ([]aggregator.TypeUsers, error)
+	Summary(ctx context.Context, w rollup.Window, q rollup.SummaryQuery) ([]rollup.TypeUsers, error)
 	// Meters returns the meters in force, in the order of their names.
 	Meters() []meter.Meter
 	// Meter returns the totals of one dimension, in descending order, ties by key; at most top of them where top > 0.
-	Meter(ctx context.Context, w aggregator.Window, m *meter.Meter, dim meter.Dim, top int) ([]aggregator.Total, error)
+	Meter(ctx context.Context, w rollup.Window, m *meter.Meter, dim meter.Dim, top int) ([]rollup.Total, error)
 	// Daily returns the events by type of every day of the window, oldest first.
-	Daily(ctx context.Context, w aggregator.Window) ([]aggregator.DayTotals, error)
+	Daily(ctx context.Context, w rollup.Window) ([]rollup.DayTotals, error)
 	// DailyMeters does so for the totals of meters.
-	DailyMeters(ctx context.Context, w aggregator.Window, meters []meter.Meter) ([]aggregator.DayTotals, error)
+	DailyMeters(ctx context.Context, w rollup.Window, meters []meter.Meter) ([]rollup.DayTotals, error)
 }
 
 // Rebuilder knows how much of the past each meter has counted.

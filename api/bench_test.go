@@ -14,8 +14,8 @@ import (
 
 	"github.com/gorilla/mux"
 
-	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/aggregator/rollup"
 	"usaged/api"
 )
 
@@ -90,11 +90,11 @@ func BenchmarkSummary(b *testing.B) {
 	r := benchRig(b)
 	r.rollups.types = nil
 	for t := range 5 {
-		users := make([]aggregator.Total, 10_000)
+		users := make([]rollup.Total, 10_000)
 		for i := range users {
-			users[i] = aggregator.Total{Key: fmt.Sprintf("user-%d@example.org", i), N: uint64(100_000 - i)}
+			users[i] = rollup.Total{Key: fmt.Sprintf("user-%d@example.org", i), N: uint64(100_000 - i)}
 		}
-		r.rollups.types = append(r.rollups.types, aggregator.TypeUsers{Type: fmt.Sprintf("type-%d", t), Users: users})
+		r.rollups.types = append(r.rollups.types, rollup.TypeUsers{Type: fmt.Sprintf("type-%d", t), Users: users})
 	}
 	etag := r.call("HEAD", "/api/v1/usage/summary", "admin", "").Header().Get("Etag")
 	for name, header := range map[string][2]string{

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"usaged/aggregator"
+	"usaged/aggregator/rollup"
 	"usaged/api"
 )
 
@@ -36,10 +36,10 @@ var dangerous = []struct{ cell, want string }{
 	{"two\r\nlines", "two\r\nlines"},
 }
 
-func formulas() []aggregator.TypeUsers {
-	list := []aggregator.TypeUsers{{Type: "=type"}}
+func formulas() []rollup.TypeUsers {
+	list := []rollup.TypeUsers{{Type: "=type"}}
 	for i, d := range dangerous {
-		list[0].Users = append(list[0].Users, aggregator.Total{Key: d.cell, N: uint64(100 - i)})
+		list[0].Users = append(list[0].Users, rollup.Total{Key: d.cell, N: uint64(100 - i)})
 	}
 	return list
 }
@@ -167,7 +167,7 @@ func FuzzCSV(f *testing.F) {
 	f.Add("a\r\rb\n\"\x00,")
 	r := newRig(f)
 	f.Fuzz(func(t *testing.T, key string) {
-		r.rollups.types = []aggregator.TypeUsers{{Type: "t", Users: []aggregator.Total{{Key: key, N: 7}}}}
+		r.rollups.types = []rollup.TypeUsers{{Type: "t", Users: []rollup.Total{{Key: key, N: 7}}}}
 		rec := r.call("GET", "/api/v1/usage/summary", "admin", "", "Accept", "text/csv")
 		body, err := io.ReadAll(rec.Body)
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/api"
 	"usaged/api/auth"
 )
@@ -98,17 +99,17 @@ type rollups struct {
 	err     error
 	panics  bool
 	reads   int // how often anything but the version was read
-	types   []aggregator.TypeUsers
+	types   []rollup.TypeUsers
 	hold    chan struct{}
 }
 
 func (f *rollups) Retention() int { return retention }
 
-func (f *rollups) Window(days int) aggregator.Window {
-	return aggregator.LastDays(event.DayOf(noon), days)
+func (f *rollups) Window(days int) rollup.Window {
+	return rollup.LastDays(event.DayOf(noon), days)
 }
 
-func (f *rollups) Version(context.Context, aggregator.Window) (string, error) {
+func (f *rollups) Version(context.Context, rollup.Window) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.version, f.err
@@ -120,7 +121,7 @@ func (f *rollups) read() {
 	f.reads++
 }
 
-func (f *rollups) Summary(ctx context.Context, _ aggregator.Window, q aggregator.SummaryQuery) ([]aggregator.TypeUsers, error) {
+func (f *rollups) Summary(ctx context.Context, _ rollup.Window, q rollup.SummaryQuery) ([]rollup.TypeUsers, error) {
 	f.read()
 	if f.panics {
 		panic(fmt.Errorf("summary of %s", q.UserID))
@@ -132,17 +133,17 @@ func (f *rollups) Summary(ctx context.Context, _ aggregator.Window, q aggregator
 			return nil, ctx.Err()
 		}
 	}
-	var out []aggregator.TypeUsers
+	var out []rollup.TypeUsers
 	for _, t := range f.types {
 		if q.EventType != "" && q.EventType != t.Type {
 			continue
 		}
-		users := slices.DeleteFunc(slices.Clone(t.Users), func(u aggregator.Total) bool { return q.UserID != "" && q.UserID != u.Key })
+		users := slices.DeleteFunc(slices.Clone(t.Users), func(u rollup.Total) bool { return q.UserID != "" && q.UserID != u.Key })
 		if q.Top > 0 {
 			users = users[:min(q.Top, len(users))]
 		}
 		if len(users) > 0 {
-			out = append(out, aggregator.TypeUsers{Type: t.Type, Users: users})
+			out = append(out, rollup.TypeUsers{Type: t.Type, Users: users})
 		}
 	}
 	return out, nil
@@ -157,9 +158,9 @@ var operators = []meter.Meter{{
 	Name: "minutes", Description: "Minutes \"used\", by room.", Events: []string{"meeting"}, Reference: "room", Value: "minutes", Sum: []string{"talk", "wait"},
 }}
 
-func (f *rollups) Meter(_ context.Context, w aggregator.Window, m *meter.Meter, dim meter.Dim, top int) ([]aggregator.Total, error) {
+func (f *rollups) Meter(_ context.Context, w rollup.Window, m *meter.Meter, dim meter.Dim, top int) ([]rollup.Total, error) {
 	f.read()
-	list := []aggregator.Total{
+	list := []rollup.Total{
 		{Key: fmt.Sprintf("%s of %s for %d days", m.Name, dim, w.Len()), N: 12},
 		{Key: "say \"hi\"\n\u2028\u0001", N: 3}, {Key: "ähnlich", N: 3},
 	}
@@ -169,17 +170,17 @@ func (f *rollups) Meter(_ context.Context, w aggregator.Window, m *meter.Meter, 
 	return list, nil
 }
 
-func (f *rollups) Daily(_ context.Context, w aggregator.Window) ([]aggregator.DayTotals, error) {
+func (f *rollups) Daily(_ context.Context, w rollup.Window) ([]rollup.DayTotals, error) {
 	f.read()
-	var list []aggregator.DayTotals
+	var list []rollup.DayTotals
 	for _, d := range w.Days() {
-		list = append(list, aggregator.DayTotals{Day: d})
+		list = append(list, rollup.DayTotals{Day: d})
 	}
 	list[len(list)-1].Totals = map[string]uint64{"sql_generation": 3, "dashboard_publish": 1}
 	return list, nil
 }
 
-func (f *rollups) DailyMeters(ctx context.Context, w aggregator.Window, meters []meter.Meter) ([]aggregator.DayTotals, error) {
+func (f *rollups) DailyMeters(ctx context.Context, w rollup.Window, meters []meter.Meter) ([]rollup.DayTotals, error) {
 	list, err := f.Daily(ctx, w)
 	totals := map[string]uint64{}
 	for i, m := range meters {
@@ -296,9 +297,9 @@ func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
 	}
 	r := &rig{
 		journal: &journal{},
-		rollups: &rollups{version: "v1", types: []aggregator.TypeUsers{
-			{Type: "dashboard_publish", Users: []aggregator.Total{{Key: "alice", N: 1}}},
-			{Type: "sql_generation", Users: []aggregator.Total{{Key: "bob", N: 7}, {Key: "alice", N: 2}, {Key: "carol", N: 2}}},
+		rollups: &rollups{version: "v1", types: []rollup.TypeUsers{
+			{Type: "dashboard_publish", Users: []rollup.Total{{Key: "alice", N: 1}}},
+			{Type: "sql_generation", Users: []rollup.Total{{Key: "bob", N: 7}, {Key: "alice", N: 2}, {Key: "carol", N: 2}}},
 		}},
 		set: metrics.NewSet(), reg: prometheus.NewPedanticRegistry(), log: &syncBuffer{},
 	}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"usaged/aggregator"
+	"usaged/aggregator/rollup"
 	"usaged/api"
 )
 
@@ -19,7 +20,7 @@ import (
 var (
 	_ api.Accepter = (*aggregator.Aggregator)(nil)
 	_ api.Ledger   = (*aggregator.Aggregator)(nil)
-	_ api.Reader   = (*aggregator.Reader)(nil)
+	_ api.Reader   = (*rollup.Reader)(nil)
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

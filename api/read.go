@@ -12,9 +12,9 @@ import (
 
 	"github.com/gorilla/mux"
 
-	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/api/auth"
 )
 
@@ -40,7 +40,7 @@ func (a *API) days(q *queryParams, absent int) int {
 func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
 	q := parseQuery(r)
 	days := a.days(q, defaultDays)
-	ask := aggregator.SummaryQuery{
+	ask := rollup.SummaryQuery{
 		EventType: q.text("event_type", event.MaxTypeBytes),
 		UserID:    q.text("user_id", event.MaxUserIDBytes),
 		Top:       q.number("top", maxTop, 0),
@@ -58,8 +58,8 @@ func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *auth.Token) 
 
 // summary is the answer of getSummary.
 type summary struct {
-	types  []aggregator.TypeUsers
-	window aggregator.Window
+	types  []rollup.TypeUsers
+	window rollup.Window
 	now    time.Time
 }
 
@@ -129,7 +129,7 @@ func meterNames(list []meter.Meter) string {
 	return strings.Join(names, ", ")
 }
 
-func (a *API) readMeter(w http.ResponseWriter, r *http.Request, window aggregator.Window, m *meter.Meter, dim meter.Dim, top int) error {
+func (a *API) readMeter(w http.ResponseWriter, r *http.Request, window rollup.Window, m *meter.Meter, dim meter.Dim, top int) error {
 	// The key is part of it, because an operator can define a meter anew.
 	query := fmt.Sprintf("meter %s %s %d", m.Key(), dim, top)
 	column, by := "user_id", "user"
@@ -145,7 +145,7 @@ func (a *API) readMeter(w http.ResponseWriter, r *http.Request, window aggregato
 // meterTotals is the answer of getMeter. column names what the keys are.
 type meterTotals struct {
 	column string
-	totals []aggregator.Total
+	totals []rollup.Total
 }
 
 func (a *meterTotals) json(s *stream) { s.totals(a.totals) }
@@ -204,7 +204,7 @@ func (a *API) askedMeters(q *queryParams) (asked []meter.Meter) {
 // daily is the answer of getDaily. The columns name what is counted, and the number.
 type daily struct {
 	column, number string
-	days           []aggregator.DayTotals
+	days           []rollup.DayTotals
 }
 
 func (a *daily) json(s *stream) {
@@ -232,7 +232,7 @@ func (a *daily) csv(rows *csvRows) {
 
 // question is what a request asks about a window of days. No two questions have the same query.
 type question struct {
-	window aggregator.Window
+	window rollup.Window
 	query  string
 	file   string // what the answer is called where it is saved
 }

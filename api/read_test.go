@@ -13,16 +13,16 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"usaged/aggregator"
+	"usaged/aggregator/rollup"
 	"usaged/api"
 )
 
-func manyRows(n int) []aggregator.TypeUsers {
-	users := make([]aggregator.Total, n)
+func manyRows(n int) []rollup.TypeUsers {
+	users := make([]rollup.Total, n)
 	for i := range users {
-		users[i] = aggregator.Total{Key: fmt.Sprintf("user-%d \"\\\n", i), N: uint64(n - i)}
+		users[i] = rollup.Total{Key: fmt.Sprintf("user-%d \"\\\n", i), N: uint64(n - i)}
 	}
-	return []aggregator.TypeUsers{{Type: "a", Users: users}, {Type: "b", Users: users}}
+	return []rollup.TypeUsers{{Type: "a", Users: users}, {Type: "b", Users: users}}
 }
 
 func TestETags(t *testing.T) {
@@ -161,7 +161,7 @@ func opened(t *testing.T, resp *http.Response) io.Reader {
 func TestTotalsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.rollups.types = []aggregator.TypeUsers{{Type: "a", Users: []aggregator.Total{{Key: "z", N: 3}, {Key: "b", N: 2}, {Key: "c", N: 2}}}}
+	r.rollups.types = []rollup.TypeUsers{{Type: "a", Users: []rollup.Total{{Key: "z", N: 3}, {Key: "b", N: 2}, {Key: "c", N: 2}}}}
 	body := r.call("GET", "/api/v1/usage/summary", "admin", "").Body.String()
 	if want := `{"summary":{"a":{"z":3,"b":2,"c":2}},`; !strings.HasPrefix(body, want) {
 		t.Errorf("got %s, want %s…", body, want)

@@ -12,6 +12,7 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
 	"usaged/tools/waittest"
@@ -34,7 +35,7 @@ func TestEventsComeBack(t *testing.T) {
 	defer func() { _ = agg.Close() }()
 	r := newRig(t, func(c *api.Config) {
 		c.Accepter, c.Ledger, c.Ready = agg, agg, agg.Ready
-		c.Reader = aggregator.NewReader(aggregator.ReaderConfig{Store: db, Meters: agg.Meters, Retention: retention, Now: now})
+		c.Reader = rollup.NewReader(rollup.Config{Store: db, Meters: agg.Meters, Retention: retention, Now: now})
 	})
 	tag := r.call("GET", "/api/v1/usage/summary", "admin", "").Header().Get("Etag")
 	twice := `{"id":"1","user_id":"bob","event_type":"sql_generation","metadata":{"question":"why?","prompt_tokens":"3","model":"m"}}`

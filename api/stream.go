@@ -8,7 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"usaged/aggregator"
+	"usaged/aggregator/rollup"
 )
 
 // chunkBytes is how much of an answer is encoded before it is written.
@@ -102,7 +102,7 @@ func (s *stream) key(i int, name string) {
 }
 
 // totals encodes {key: total} in the order given.
-func (s *stream) totals(list []aggregator.Total) {
+func (s *stream) totals(list []rollup.Total) {
 	s.raw("{")
 	for i := range list {
 		s.key(i, list[i].Key)

@@ -31,6 +31,7 @@ import (
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/redis"
 	"usaged/aggregator/store/sqlite"
@@ -143,7 +144,7 @@ type daemon struct {
 	auth       *auth.Tokens
 	issuers    *auth.Issuers // nil where no issuers file is named
 	agg        *aggregator.Aggregator
-	reader     *aggregator.Reader
+	reader     *rollup.Reader
 	quiet      *quiet.Times
 	prices     *price.Table
 	prometheus *embedded.Prometheus // nil where it is off
@@ -264,7 +265,7 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 	}
 	open.push("aggregator", func(context.Context) error { return d.agg.Close() })
 
-	d.reader = aggregator.NewReader(aggregator.ReaderConfig{
+	d.reader = rollup.NewReader(rollup.Config{
 		Store:     st,
 		Meters:    d.agg.Meters,
 		Retention: d.cfg.retentionDays,

@@ -1,4 +1,4 @@
-package aggregator_test
+package rollup_test
 
 import (
 	"context"
@@ -14,9 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/storetest"
 )
@@ -57,8 +57,8 @@ func (f *filler) add(t testing.TB, day event.Day, r meter.Rollup, cells meter.Ce
 	}
 }
 
-func newReader(st store.Store) *aggregator.Reader {
-	return aggregator.NewReader(aggregator.ReaderConfig{Store: st, Meters: meter.Builtin, Retention: 30, Now: func() time.Time { return noon }})
+func newReader(st store.Store) *rollup.Reader {
+	return rollup.NewReader(rollup.Config{Store: st, Meters: meter.Builtin, Retention: 30, Now: func() time.Time { return noon }})
 }
 
 func TestSummaryFiltersAndOrders(t *testing.T) {
@@ -71,19 +71,19 @@ func TestSummaryFiltersAndOrders(t *testing.T) {
 	f.add(t, today+1, meter.TypeRollup("ahead"), meter.Cells{"ann": 7}) // not part of a window that ends today
 	r := newReader(st)
 	for name, c := range map[string]struct {
-		q    aggregator.SummaryQuery
+		q    rollup.SummaryQuery
 		days int
-		want []aggregator.TypeUsers
+		want []rollup.TypeUsers
 	}{
-		"everything of a week": {days: 7, want: []aggregator.TypeUsers{
-			{Type: "chat", Users: []aggregator.Total{{Key: "bob", N: 5}, {Key: "cy", N: 5}, {Key: "ann", N: 2}, {Key: "dee", N: 1}}},
-			{Type: "sql_execution", Users: []aggregator.Total{{Key: "ann", N: 7}}},
+		"everything of a week": {days: 7, want: []rollup.TypeUsers{
+			{Type: "chat", Users: []rollup.Total{{Key: "bob", N: 5}, {Key: "cy", N: 5}, {Key: "ann", N: 2}, {Key: "dee", N: 1}}},
+			{Type: "sql_execution", Users: []rollup.Total{{Key: "ann", N: 7}}},
 		}},
-		"the busiest":       {days: 1, q: aggregator.SummaryQuery{Top: 2}, want: []aggregator.TypeUsers{{Type: "chat", Users: []aggregator.Total{{Key: "bob", N: 5}, {Key: "ann", N: 2}}}}},
-		"one type":          {days: 30, q: aggregator.SummaryQuery{EventType: "old"}, want: []aggregator.TypeUsers{{Type: "old", Users: []aggregator.Total{{Key: "ann", N: 7}}}}},
-		"one user":          {days: 7, q: aggregator.SummaryQuery{UserID: "dee"}, want: []aggregator.TypeUsers{{Type: "chat", Users: []aggregator.Total{{Key: "dee", N: 1}}}}},
-		"a type that isn't": {days: 7, q: aggregator.SummaryQuery{EventType: "x"}},
-		"a user that isn't": {days: 7, q: aggregator.SummaryQuery{UserID: "x"}},
+		"the busiest":       {days: 1, q: rollup.SummaryQuery{Top: 2}, want: []rollup.TypeUsers{{Type: "chat", Users: []rollup.Total{{Key: "bob", N: 5}, {Key: "ann", N: 2}}}}},
+		"one type":          {days: 30, q: rollup.SummaryQuery{EventType: "old"}, want: []rollup.TypeUsers{{Type: "old", Users: []rollup.Total{{Key: "ann", N: 7}}}}},
+		"one user":          {days: 7, q: rollup.SummaryQuery{UserID: "dee"}, want: []rollup.TypeUsers{{Type: "chat", Users: []rollup.Total{{Key: "dee", N: 1}}}}},
+		"a type that isn't": {days: 7, q: rollup.SummaryQuery{EventType: "x"}},
+		"a user that isn't": {days: 7, q: rollup.SummaryQuery{UserID: "x"}},
 	} {
 		for range 2 { // cold and warm
 			got, err := r.Summary(t.Context(), r.Window(c.days), c.q)
@@ -114,13 +114,13 @@ func TestMeterAnswersInBothDimensions(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		dim  meter.Dim
-		want []aggregator.Total
+		want []rollup.Total
 	}{
-		{"users", meter.ByUser, []aggregator.Total{{Key: "cy", N: 4}, {Key: "ann", N: 3}, {Key: "bob", N: 1}}},
-		{"queries", meter.ByUser, []aggregator.Total{{Key: "ann", N: 3}, {Key: "bob", N: 1}}},
-		{"queries", meter.ByReference, []aggregator.Total{{Key: "how many?", N: 3}}},
-		{"llm-tokens", meter.ByUser, []aggregator.Total{{Key: "cy", N: 0}}},
-		{"dashboards", meter.ByReference, []aggregator.Total{}},
+		{"users", meter.ByUser, []rollup.Total{{Key: "cy", N: 4}, {Key: "ann", N: 3}, {Key: "bob", N: 1}}},
+		{"queries", meter.ByUser, []rollup.Total{{Key: "ann", N: 3}, {Key: "bob", N: 1}}},
+		{"queries", meter.ByReference, []rollup.Total{{Key: "how many?", N: 3}}},
+		{"llm-tokens", meter.ByUser, []rollup.Total{{Key: "cy", N: 0}}},
+		{"dashboards", meter.ByReference, []rollup.Total{}},
 	} {
 		got, err := r.Meter(t.Context(), r.Window(7), meterNamed(r.Meters(), c.name), c.dim, 0)
 		if err != nil {
@@ -130,7 +130,7 @@ func TestMeterAnswersInBothDimensions(t *testing.T) {
 			t.Errorf("%s by %s: %s", c.name, c.dim, diff)
 		}
 	}
-	if _, err := r.Meter(t.Context(), r.Window(7), meterNamed(r.Meters(), "users"), meter.ByReference, 0); !errors.Is(err, aggregator.ErrNoReference) {
+	if _, err := r.Meter(t.Context(), r.Window(7), meterNamed(r.Meters(), "users"), meter.ByReference, 0); !errors.Is(err, rollup.ErrNoReference) {
 		t.Errorf("meter without reference: %v", err)
 	}
 }
@@ -140,7 +140,7 @@ func TestDaysOfMetersAddUp(t *testing.T) {
 	st := storetest.NewMemory(1)
 	f, today := &filler{st: st}, event.DayOf(noon)
 	rooms := meter.Meter{Name: "rooms", Reference: "room", Value: "minutes"}
-	r := aggregator.NewReader(aggregator.ReaderConfig{
+	r := rollup.NewReader(rollup.Config{
 		Store: st, Meters: func() []meter.Meter { return append(meter.Builtin(), rooms) }, Retention: 30, Now: func() time.Time { return noon },
 	})
 	for day := range event.Day(20) {
@@ -202,7 +202,7 @@ func TestAClosedDayIsReadOnceAndALateEventShows(t *testing.T) {
 	read := func(want uint64, sums int64) {
 		t.Helper()
 		before := st.sums.Load()
-		got, err := r.Summary(t.Context(), r.Window(10), aggregator.SummaryQuery{})
+		got, err := r.Summary(t.Context(), r.Window(10), rollup.SummaryQuery{})
 		if err != nil || len(got) != 1 || got[0].Users[0].N != want {
 			t.Fatalf("summary = %v, %v, want %d", got, err, want)
 		}
@@ -242,7 +242,7 @@ func TestColdAnswersAreRightAndWarmTheCache(t *testing.T) {
 		read := func() (sums int64) {
 			t.Helper()
 			before := st.sums.Load()
-			got, err := r.Summary(t.Context(), r.Window(10), aggregator.SummaryQuery{})
+			got, err := r.Summary(t.Context(), r.Window(10), rollup.SummaryQuery{})
 			if err != nil || len(got) != 2 || got[0].Users[0].N != 10 || got[1].Users[0].N != 20 {
 				t.Fatalf("summary = %v, %v", got, err)
 			}
@@ -276,7 +276,7 @@ func TestReaderAgreesWithTheStoreWhateverIsCached(t *testing.T) {
 		day := today - event.Day(rnd.IntN(12))
 		f.add(t, day, meter.TypeRollup(fmt.Sprint("type", rnd.IntN(3))), meter.Cells{fmt.Sprint("user", rnd.IntN(20)): rnd.Uint64N(3)})
 		w := r.Window(1 + rnd.IntN(10))
-		got, err := r.Summary(t.Context(), w, aggregator.SummaryQuery{})
+		got, err := r.Summary(t.Context(), w, rollup.SummaryQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,13 +288,13 @@ func TestReaderAgreesWithTheStoreWhateverIsCached(t *testing.T) {
 		}
 		for i := range 3 {
 			typ := fmt.Sprint("type", i)
-			list := []aggregator.Total{}
+			list := []rollup.Total{}
 			if err := st.Sum(t.Context(), meter.TypeRollup(typ), w.Days(), func(key []byte, n uint64) {
-				list = append(list, aggregator.Total{Key: string(key), N: n})
+				list = append(list, rollup.Total{Key: string(key), N: n})
 			}); err != nil {
 				t.Fatal(err)
 			}
-			for _, u := range aggregator.Busiest(list, 0) {
+			for _, u := range rollup.Busiest(list, 0) {
 				want = append(want, fmt.Sprint(typ, u))
 			}
 		}
@@ -352,7 +352,7 @@ func BenchmarkSummary(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		got, err := r.Summary(b.Context(), r.Window(30), aggregator.SummaryQuery{})
+		got, err := r.Summary(b.Context(), r.Window(30), rollup.SummaryQuery{})
 		if err != nil || len(got) != 5 || len(got[0].Users) != 10_000 {
 			b.Fatal(len(got), err)
 		}

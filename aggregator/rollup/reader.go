@@ -1,4 +1,4 @@
-package aggregator
+package rollup
 
 import (
 	"cmp"
@@ -22,27 +22,23 @@ import (
 	"usaged/aggregator/store"
 )
 
-var (
-	// ErrNoMeter says that no meter has the name asked for.
-	ErrNoMeter = errors.New("no such meter")
-	// ErrNoReference says that a meter counts by user only.
-	ErrNoReference = errors.New("the meter has no reference")
-)
+// ErrNoReference says that a meter counts by user only.
+var ErrNoReference = errors.New("the meter has no reference")
 
 // Reader answers questions about windows of days. It is safe for concurrent use.
 //
 // Every answer begins with the versions of the days in the window. A day whose version is unchanged is answered from
 // memory; so an event that arrives late shows at once, and days that are over cost no read.
 type Reader struct {
-	cfg          ReaderConfig
+	cfg          Config
 	cache        *cache
 	hits, misses *metrics.Counter
 	fileErrors   *metrics.Counter
 	cold         chan struct{} // has an element where Warm should run
 }
 
-// ReaderConfig assembles a reader.
-type ReaderConfig struct {
+// Config assembles a reader.
+type Config struct {
 	// Store has the rollups. Required.
 	Store store.Store
 	// Meters returns those in force in the aggregator that fills the store. Required.
@@ -59,7 +55,7 @@ type ReaderConfig struct {
 }
 
 // NewReader returns a reader with what the cache's file has.
-func NewReader(cfg ReaderConfig) *Reader {
+func NewReader(cfg Config) *Reader {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

@@ -1,4 +1,4 @@
-package aggregator_test
+package rollup_test
 
 import (
 	"bytes"
@@ -16,31 +16,31 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/rollup"
 	"usaged/aggregator/store"
 	"usaged/aggregator/store/storetest"
 )
 
 // cachedReader is a reader whose cache has a file.
-func cachedReader(st store.Store, path string, set *metrics.Set) *aggregator.Reader {
-	return aggregator.NewReader(aggregator.ReaderConfig{
+func cachedReader(st store.Store, path string, set *metrics.Set) *rollup.Reader {
+	return rollup.NewReader(rollup.Config{
 		Store: st, Meters: meter.Builtin, Retention: 30, CacheFile: path, Now: func() time.Time { return noon }, Metrics: set,
 	})
 }
 
 // stop ends a reader as a daemon does that stops: it has read what it wants to, and saves.
-func stop(t testing.TB, r *aggregator.Reader) {
+func stop(t testing.TB, r *rollup.Reader) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r.Warm(ctx)
 }
 
-func summaryOf(t testing.TB, r *aggregator.Reader, days int) []aggregator.TypeUsers {
+func summaryOf(t testing.TB, r *rollup.Reader, days int) []rollup.TypeUsers {
 	t.Helper()
-	got, err := r.Summary(t.Context(), r.Window(days), aggregator.SummaryQuery{})
+	got, err := r.Summary(t.Context(), r.Window(days), rollup.SummaryQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestDaysSurviveARestart(t *testing.T) {
 
 // Whatever becomes of the store, and whenever the reader starts again, an answer is what the store holds.
 func TestSavedDaysAreNeverStale(t *testing.T) {
-	path := filepath.Join(memoryDir(t), "days.cache")
+	path := filepath.Join(t.TempDir(), "days.cache")
 	rapid.Check(t, func(rt *rapid.T) {
 		_ = os.Remove(path)
 		st := &rolledBack{inner: storetest.NewMemory(1), saved: storetest.NewMemory(1)}
@@ -258,7 +258,7 @@ func FuzzCacheFile(f *testing.F) {
 	}
 	f.Add(whole[:len(whole)-crc32.Size])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(memoryDir(t), "days.cache")
+		path := filepath.Join(t.TempDir(), "days.cache")
 		if err := os.WriteFile(path, checked(data), 0o640); err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +282,7 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		r := cachedReader(st, path, nil)
-		got, err := r.Summary(b.Context(), r.Window(30), aggregator.SummaryQuery{})
+		got, err := r.Summary(b.Context(), r.Window(30), rollup.SummaryQuery{})
 		if err != nil || len(got) != 5 || len(got[0].Users) != 10_000 {
 			b.Fatal(len(got), err)
 		}
