@@ -39,6 +39,7 @@ import (
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
 	"usaged/aggregator/store"
+	"usaged/aggregator/tail"
 )
 
 // Config assembles an aggregator.
@@ -243,6 +244,14 @@ func (a *Aggregator) Accept(batch *event.Batch) error {
 
 // Ready returns nil while the journal can accept, and otherwise says why it cannot. It doesn't depend on the store.
 func (a *Aggregator) Ready() error { return a.journal.Ready() }
+
+// TailAfter returns a reader of the accepted events that begins after a cursor, see [tail.After].
+func (a *Aggregator) TailAfter(c tail.Cursor) (*tail.Reader, error) { return tail.After(a.journal, c) }
+
+// TailSince returns a reader of the events accepted at or after a time, see [tail.Since].
+func (a *Aggregator) TailSince(since time.Time) (*tail.Reader, error) {
+	return tail.Since(a.journal, since)
+}
 
 // Oldest returns the oldest UTC day inside the retention window.
 func (a *Aggregator) Oldest() event.Day {

@@ -26,6 +26,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/rollup"
+	"usaged/aggregator/tail"
 	"usaged/api"
 	"usaged/api/auth"
 )
@@ -238,8 +239,8 @@ func (b books) Ledger(context.Context) (*aggregator.Ledger, error) {
 // tailless is a Tailer that cannot.
 type tailless struct{ err error }
 
-func (f tailless) TailAfter(aggregator.Cursor) (*aggregator.Tail, error) { return nil, f.err }
-func (f tailless) TailSince(time.Time) (*aggregator.Tail, error)         { return nil, f.err }
+func (f tailless) TailAfter(tail.Cursor) (*tail.Reader, error) { return nil, f.err }
+func (f tailless) TailSince(time.Time) (*tail.Reader, error)   { return nil, f.err }
 
 // rig is an API with everything around it.
 type rig struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"usaged/aggregator"
+	"usaged/aggregator/tail"
 	"usaged/api"
 	"usaged/rules/health"
 )
@@ -255,9 +256,9 @@ func getExchanges() []exchange {
 		case "has no ledger":
 			e.edit = func(c *api.Config) { c.Ledger = books{err: errors.New("dial tcp: refused")} }
 		case "refuses a cursor of another replica":
-			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", aggregator.ErrForeignCursor)} }
+			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", tail.ErrForeignCursor)} }
 		case "refuses a cursor that retention has overtaken":
-			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", aggregator.ErrCursorGone)} }
+			e.edit = func(c *api.Config) { c.Tails = tailless{fmt.Errorf("open: %w", tail.ErrCursorGone)} }
 		case "survives a panicking reader":
 			e.rig = func(r *rig) { r.rollups.panics = true }
 		case "is not ready":

@@ -11,18 +11,18 @@ import (
 	"strings"
 	"time"
 
-	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/aggregator/tail"
 	"usaged/api/auth"
 )
 
 // Tailer opens tails of the journal.
 type Tailer interface {
-	// TailAfter begins behind a cursor. The error is aggregator.ErrForeignCursor or aggregator.ErrCursorGone (errors.Is) where
+	// TailAfter begins behind a cursor. The error is tail.ErrForeignCursor or tail.ErrCursorGone (errors.Is) where
 	// that is impossible.
-	TailAfter(c aggregator.Cursor) (*aggregator.Tail, error)
+	TailAfter(c tail.Cursor) (*tail.Reader, error)
 	// TailSince begins with the events accepted at a time, with the oldest where it is zero.
-	TailSince(since time.Time) (*aggregator.Tail, error)
+	TailSince(since time.Time) (*tail.Reader, error)
 }
 
 const (
@@ -42,7 +42,7 @@ const (
 
 // tailQuery is what a client asks for.
 type tailQuery struct {
-	after            *aggregator.Cursor
+	after            *tail.Cursor
 	since            time.Time
 	eventType, user  string
 	limit            int // 0: none
@@ -61,11 +61,11 @@ func (a *API) getEvents(w http.ResponseWriter, r *http.Request, _ *auth.Token) e
 	default:
 		return refusef(overloaded, "%d streams of events are open, which is the limit: close one, or try again", maxTails)
 	}
-	tail, err := a.openTail(q)
+	reader, err := a.openTail(q)
 	if err != nil {
 		return refuseTail(err)
 	}
-	defer tail.Close() //nolint:errcheck // it was only read
+	defer reader.Close() //nolint:errcheck // it was only read
 	h := w.Header()
 	h["Content-Type"] = ndjsonType
 	h.Set("Cache-Control", "no-store")
@@ -73,7 +73,7 @@ func (a *API) getEvents(w http.ResponseWriter, r *http.Request, _ *auth.Token) e
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	s := &tailStream{api: a, w: w, control: http.NewResponseController(w), request: r, query: q, tail: tail, checked: time.Now()}
+	s := &tailStream{api: a, w: w, control: http.NewResponseController(w), request: r, query: q, tail: reader, checked: time.Now()}
 	// The server's deadline is for requests; when it passes it would end this answer. Who has no connection has no deadline.
 	_ = s.control.SetReadDeadline(time.Time{})
 	return s.run(r.Context())
@@ -85,7 +85,7 @@ var ndjsonType = []string{"application/x-ndjson"}
 // which would wait for them.
 func (a *API) EndStreams() { a.endOnce.Do(func() { close(a.ending) }) }
 
-func (a *API) openTail(q *tailQuery) (*aggregator.Tail, error) {
+func (a *API) openTail(q *tailQuery) (*tail.Reader, error) {
 	if q.after != nil {
 		return a.cfg.Tails.TailAfter(*q.after)
 	}
@@ -96,7 +96,7 @@ func (a *API) parseTail(r *http.Request) (*tailQuery, error) {
 	p := parseQuery(r)
 	q := &tailQuery{since: p.since(a.cfg.Now())}
 	if text, _ := p.get("after"); text != "" { // an empty one is that of a client that has none yet
-		cursor, err := aggregator.ParseCursor(text)
+		cursor, err := tail.ParseCursor(text)
 		if err != nil {
 			p.fault("after", codeBadValue, "after is %v", err)
 		}
@@ -134,10 +134,10 @@ func (q *queryParams) since(now time.Time) time.Time {
 // refuseTail is the answer where a tail cannot begin.
 func refuseTail(err error) error {
 	switch {
-	case errors.Is(err, aggregator.ErrCursorGone):
+	case errors.Is(err, tail.ErrCursorGone):
 		return refuse(cursorGone, "events behind this cursor have left the journal, by its retention: begin anew with since=, or without "+
 			"after= with the oldest that are kept")
-	case errors.Is(err, aggregator.ErrForeignCursor):
+	case errors.Is(err, tail.ErrForeignCursor):
 		return refuse(foreignCursor, "this cursor is not of this replica's journal, or not of its present state: ask the replica that gave it, "+
 			"or begin anew with since= if the data directory was restored from a backup")
 	}
@@ -151,7 +151,7 @@ type tailStream struct {
 	control *http.ResponseController
 	request *http.Request
 	query   *tailQuery
-	tail    *aggregator.Tail
+	tail    *tail.Reader
 
 	buf      []byte
 	lines    uint64 // events in buf
@@ -159,10 +159,10 @@ type tailStream struct {
 	begun    bool   // something was written
 	written  time.Time
 	checked  time.Time
-	told     aggregator.Cursor // of the last line
-	missing  uint64            // events that were logged to be missing
-	end      bool              // all that there was when the answer began has been read
-	accepted int64             // accepted_at in acceptedText
+	told     tail.Cursor // of the last line
+	missing  uint64      // events that were logged to be missing
+	end      bool        // all that there was when the answer began has been read
+	accepted int64       // accepted_at in acceptedText
 	text     []byte
 	err      error
 }
@@ -207,7 +207,7 @@ func (s *tailStream) ended(ctx context.Context) bool {
 func (s *tailStream) full() bool { return s.query.limit > 0 && s.events >= uint64(s.query.limit) }
 
 // take encodes an event if it is one that is asked for. It returns false where no more are to come.
-func (s *tailStream) take(e *aggregator.TailEvent) bool {
+func (s *tailStream) take(e *tail.Event) bool {
 	if s.query.eventType != "" && string(e.Type) != s.query.eventType || s.query.user != "" && string(e.UserID) != s.query.user {
 		return true
 	}
@@ -349,7 +349,7 @@ func (s *tailStream) finish(ctx context.Context) error {
 
 // fail ends the answer where the journal cannot be read on. What was sent before is whole lines.
 func (s *tailStream) fail(ctx context.Context, err error) error {
-	gone := errors.Is(err, aggregator.ErrCursorGone)
+	gone := errors.Is(err, tail.ErrCursorGone)
 	if gone {
 		s.api.metrics.tailOvertaken.Inc()
 		s.api.log.Warn("a stream of events read so slowly that retention has overtaken it; resuming it will be answered 410", "err", err)

@@ -1,4 +1,4 @@
-package aggregator
+package tail
 
 import (
 	"encoding/base64"

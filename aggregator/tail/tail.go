@@ -1,4 +1,27 @@
-package aggregator
+// Package tail reads the accepted events of a data directory in the order of its journal, for auditors who follow the raw
+// events.
+//
+// A [Reader] begins after a [Cursor], or with the first event accepted since a time, and reads on as long as its caller wants
+// to. It promises that what several readers have read, each of which began after the last cursor of the one before, is every
+// accepted event once and in order: duplicates included, erased events left out, and damaged ones counted as missing. It
+// promises never to answer from the wrong place: a cursor that leads nowhere is [ErrForeignCursor] or [ErrCursorGone].
+//
+// A reader keeps no segment of the journal from being deleted, and never delays those who append. One belongs to one
+// goroutine; there may be any number of them beside each other.
+//
+//	reader, err := tail.Since(journal, time.Now().Add(-time.Hour))
+//	...
+//	defer reader.Close()
+//	for {
+//		changed := reader.Changed()
+//		err := reader.Next(func(e *tail.Event) bool { fmt.Printf("%s\n", e.UserID); return true })
+//		if errors.Is(err, io.EOF) {
+//			<-changed // until more is accepted
+//		} else if err != nil {
+//			return err
+//		}
+//	}
+package tail
 
 import (
 	"errors"
@@ -14,9 +37,9 @@ import (
 	"usaged/aggregator/journal"
 )
 
-// Tail reads the accepted events of a data directory in their order, from one place on. It knows nothing of the applier and
+// Reader reads the accepted events of a data directory in their order, from one place on. It knows nothing of the applier and
 // the store, holds nothing back, neither appends nor retention, and there may be any number. It belongs to one goroutine.
-type Tail struct {
+type Reader struct {
 	journal *journal.Journal
 	reader  *journal.Reader
 	held    *journal.Record // read, but not passed on to its end
@@ -28,21 +51,21 @@ type Tail struct {
 	missing      uint64
 }
 
-// TailEvent is an event with its place. It is valid until the function that got it returns.
-type TailEvent struct {
+// Event is an event with its place. It is valid until the function that got it returns.
+type Event struct {
 	event.View
 	// Producer and Seq are what [event.View.AppendJSON] makes an id of.
 	Producer string
 	Seq      uint64
 }
 
-// TailAfter returns a tail that begins behind a cursor. The error is ErrForeignCursor or ErrCursorGone (errors.Is) where the
+// After returns a reader of a journal that begins behind a cursor. The error is ErrForeignCursor or ErrCursorGone (errors.Is) where the
 // cursor leads nowhere.
-func (a *Aggregator) TailAfter(c Cursor) (*Tail, error) {
-	if err := c.belongs(a.journal.ID(), a.journal.End()); err != nil {
+func After(j *journal.Journal, c Cursor) (*Reader, error) {
+	if err := c.belongs(j.ID(), j.End()); err != nil {
 		return nil, err
 	}
-	t, err := a.tail(c.seq)
+	t, err := open(j, c.seq)
 	if err != nil {
 		return nil, err
 	}
@@ -57,38 +80,38 @@ func (a *Aggregator) TailAfter(c Cursor) (*Tail, error) {
 // sinceMargin allows for records that were committed in another order than their events were accepted.
 const sinceMargin = time.Minute
 
-// TailSince returns a tail that begins with the first event accepted at or after a time, and with the oldest kept where that
+// Since returns a reader of a journal that begins with the first event accepted at or after a time, and with the oldest kept where that
 // is older or the zero time. At what is accepted from now on it looks no more: a clock that is set back hides nothing.
-func (a *Aggregator) TailSince(since time.Time) (*Tail, error) {
-	var t *Tail
+func Since(j *journal.Journal, since time.Time) (*Reader, error) {
+	var t *Reader
 	err := journal.ErrGone
 	for tries := 0; errors.Is(err, journal.ErrGone) && tries < 5; tries++ { // the oldest segment may be retired meanwhile
 		var after uint64
-		if after, err = a.before(since.Add(-sinceMargin)); err == nil {
-			t, err = a.tail(after)
+		if after, err = before(j, since.Add(-sinceMargin)); err == nil {
+			t, err = open(j, after)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !since.IsZero() {
-		t.sinceMillis, t.sinceThrough = since.UnixMilli(), a.journal.End()
+		t.sinceMillis, t.sinceThrough = since.UnixMilli(), j.End()
 	}
 	return t, nil
 }
 
-// tail returns a tail behind an event. It reads the record of that event too, for its check.
-func (a *Aggregator) tail(after uint64) (*Tail, error) {
-	id, err := uuid.Parse(a.journal.ID())
+// open returns a reader behind an event. It reads the record of that event too, for its check.
+func open(j *journal.Journal, after uint64) (*Reader, error) {
+	id, err := uuid.Parse(j.ID())
 	if err != nil {
 		return nil, fmt.Errorf("id of the journal: %w", err)
 	}
-	t := &Tail{journal: a.journal, cursor: Cursor{journal: id, seq: after}}
-	kept := after > 0 && after >= a.journal.Start()
+	t := &Reader{journal: j, cursor: Cursor{journal: id, seq: after}}
+	kept := after > 0 && after >= j.Start()
 	if kept {
 		after--
 	}
-	if t.reader, err = a.journal.Reader(after); err != nil {
+	if t.reader, err = j.Reader(after); err != nil {
 		return nil, tailError(err)
 	}
 	if kept {
@@ -101,7 +124,7 @@ func (a *Aggregator) tail(after uint64) (*Tail, error) {
 }
 
 // look reads the record of the event that the tail lies behind, and holds it: what follows in it is still to be passed on.
-func (t *Tail) look() error {
+func (t *Reader) look() error {
 	for {
 		rec, err := t.reader.Next()
 		if errors.Is(err, io.EOF) {
@@ -131,37 +154,41 @@ func tailError(err error) error {
 
 // before returns the last event that was committed before a time: from the stamps of segments, and within one by bisection,
 // which reads a few records of it instead of all.
-func (a *Aggregator) before(at time.Time) (uint64, error) {
-	segments := a.journal.Segments()
+func before(j *journal.Journal, at time.Time) (uint64, error) {
+	segments := j.Segments()
 	i := slices.IndexFunc(segments, func(s journal.Segment) bool { return !s.Newest.Before(at) })
 	if i < 0 {
-		return a.journal.End(), nil
+		return j.End(), nil
 	}
 	seg, failure := segments[i], error(nil)
 	n := sort.Search(int(seg.Last+1-seg.First), func(k int) bool {
-		committed, err := a.committedAt(seg.First + uint64(k))
+		earlier, err := committedBefore(j, seg.First+uint64(k), at)
 		if err != nil {
 			failure = err
 		}
-		return err != nil || !committed.Before(at)
+		return err != nil || !earlier
 	})
 	return seg.First + uint64(n) - 1, failure
 }
 
-// committedAt returns when an event was made durable, of a damaged one when what follows it was.
-func (a *Aggregator) committedAt(seq uint64) (time.Time, error) {
-	r, err := a.journal.Reader(seq - 1)
+// committedBefore says whether an event was made durable before a time. Of a damaged event the next readable one tells; where there
+// is none the answer is no, so that the reader begins too early rather than too late.
+func committedBefore(j *journal.Journal, seq uint64, at time.Time) (bool, error) {
+	r, err := j.Reader(seq - 1)
 	if err != nil {
-		return time.Time{}, err
+		return false, err
 	}
 	defer r.Close() //nolint:errcheck // it was only read
 	for {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return a.cfg.Now(), nil
+			return false, nil
 		}
-		if err != nil || rec.N > 0 {
-			return rec.At, err
+		if err != nil {
+			return false, err
+		}
+		if rec.N > 0 {
+			return rec.At.Before(at), nil
 		}
 	}
 }
@@ -169,7 +196,7 @@ func (a *Aggregator) committedAt(seq uint64) (time.Time, error) {
 // Next reads on and calls f for each event of what it has read, until f returns false; the next call goes on behind the event
 // for which it did. At the durable end Next returns io.EOF, and may be called again when there is more. The error is
 // ErrCursorGone (errors.Is) where retention has overtaken the tail. Events that were erased are passed over.
-func (t *Tail) Next(f func(e *TailEvent) bool) error {
+func (t *Reader) Next(f func(e *Event) bool) error {
 	rec := t.held
 	if rec == nil {
 		read, err := t.reader.Next()
@@ -189,7 +216,7 @@ func (t *Tail) Next(f func(e *TailEvent) bool) error {
 		t.missing += rec.First - 1 - t.cursor.seq
 	}
 	t.cursor.check = checkOf(rec.At)
-	e := TailEvent{Producer: rec.Producer}
+	e := Event{Producer: rec.Producer}
 	for seq, entry := range rec.Each {
 		if seq <= t.cursor.seq {
 			continue
@@ -214,19 +241,19 @@ func (t *Tail) Next(f func(e *TailEvent) bool) error {
 }
 
 // Cursor returns the place behind the last event that was read. While f of Next runs that is the event that f has.
-func (t *Tail) Cursor() Cursor { return t.cursor }
+func (t *Reader) Cursor() Cursor { return t.cursor }
 
 // End returns the sequence number of the last durable event, and Seq that of the last one read.
-func (t *Tail) End() uint64 { return t.journal.End() }
+func (t *Reader) End() uint64 { return t.journal.End() }
 
 // Seq returns the sequence number of the last event read.
-func (t *Tail) Seq() uint64 { return t.cursor.seq }
+func (t *Reader) Seq() uint64 { return t.cursor.seq }
 
 // Missing returns how many events could not be passed on because the journal is damaged there.
-func (t *Tail) Missing() uint64 { return t.missing }
+func (t *Reader) Missing() uint64 { return t.missing }
 
 // Changed returns a channel that is closed when there is more. Take it before the call of Next that returns io.EOF.
-func (t *Tail) Changed() <-chan struct{} { return t.journal.Changed() }
+func (t *Reader) Changed() <-chan struct{} { return t.journal.Changed() }
 
 // Close releases the file that the tail is in.
-func (t *Tail) Close() error { return t.reader.Close() }
+func (t *Reader) Close() error { return t.reader.Close() }
