@@ -22,18 +22,21 @@ import (
 const (
 	// scrapeTimeout bounds the wait for a scrape. Prometheus waits ten seconds, unless it is told to wait for less.
 	scrapeTimeout = 10 * time.Second
-	// gathersPerSecond and gatherBurst are how often the metrics are gathered anew. Whoever asks more often gets those that were gathered
-	// in the last second.
+	// gathersPerSecond and gatherBurst are how often the registry is gathered. Whoever asks more often waits for a fifth of a second.
 	gathersPerSecond = 5
 	gatherBurst      = 10
 	// maxScrapesWaiting is how many requests wait for the metrics at a time. A Prometheus has one.
 	maxScrapesWaiting = 50
+	// maxSharedAge is how old the metrics may be that one more gets, without waiting.
+	maxSharedAge = time.Second
 )
 
 // Handler serves what a registry has, in the format that the scraper asks for. It is safe for concurrent use.
 //
-// Anybody may ask, so what a request costs is bounded: one gather at a time, shared by all who wait for it, and each format of it is
-// written once. What goes on when nobody waits any more is at most that one gather.
+// Who waits gets metrics that were gathered after the request came, so that they show whatever was counted before it. Anybody may ask,
+// so what all requests cost together is bounded: there is one gather at a time and a few a second, each is shared by all who wait for
+// it, and each format of it is written once. Where too many wait already, one more gets the metrics of the last second. Nothing is
+// gathered for those who have gone, and what goes on when nobody waits any more is at most one gather.
 //
 // A collector that fails costs its own metrics and not those of others.
 type Handler struct {
@@ -41,16 +44,22 @@ type Handler struct {
 	log      *slog.Logger
 	failures prometheus.Counter
 	rejected prometheus.Counter
-	fresh    *rate.Limiter // who may gather anew
+	rate     *rate.Limiter // of gathers
 
 	mu      sync.Mutex
-	last    *gathering // the newest, which may be under way
-	waiting int
+	running bool       // whether collect is
+	next    *gathering // which those who come now wait for; nil where nobody came since the last began
+	last    *gathering // the newest that is complete; nil before the first
+	waiting int        // requests that wait for any gathering
 }
 
-// gathering is one reading of the registry. Fields beside done and written are set before done is closed.
+// gathering is one reading of the registry.
 type gathering struct {
+	waiting int // requests that wait for this one; guarded by the handler's lock
+
+	// These are set before done is closed.
 	done     chan struct{}
+	ended    time.Time
 	families []*dto.MetricFamily
 	err      error
 
@@ -68,7 +77,7 @@ type page struct {
 // NewHandler returns a handler, whose own metrics it registers.
 func NewHandler(registry *prometheus.Registry, log *slog.Logger) (*Handler, error) {
 	h := &Handler{
-		registry: registry, log: log.With("component", "exporter"), fresh: rate.NewLimiter(gathersPerSecond, gatherBurst),
+		registry: registry, log: log.With("component", "exporter"), rate: rate.NewLimiter(gathersPerSecond, gatherBurst),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "usaged_scrape_errors_total",
 			Help: "Scrapes from which metrics were left out because they could not be collected. The log names them.",
@@ -108,8 +117,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // moment ago.
 func (h *Handler) Uncached() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		g := &gathering{done: make(chan struct{})}
-		h.gather(g)
+		g := &gathering{}
+		h.read(g)
 		g.encode(w, r)
 	})
 }
@@ -122,11 +131,7 @@ func (h *Handler) page(ctx context.Context, r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.waiting--
-	}()
+	defer h.leave(g)
 	select {
 	case <-g.done:
 		return g.page(r), nil
@@ -135,36 +140,82 @@ func (h *Handler) page(ctx context.Context, r *http.Request) (*page, error) {
 	}
 }
 
-// join returns the gathering that a request waits for, and counts it among those that wait.
+// join returns the gathering that a request waits for, and counts the request among those that wait. The caller leaves it.
 func (h *Handler) join() (*gathering, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.waiting >= maxScrapesWaiting {
-		return nil, errBusy
+	g := h.next
+	switch {
+	case h.waiting < maxScrapesWaiting && g == nil:
+		g = &gathering{done: make(chan struct{}), written: map[string]*page{}}
+		h.next = g
+		if !h.running {
+			h.running = true
+			go h.collect()
+		}
+	case h.waiting >= maxScrapesWaiting:
+		if g = h.last; g == nil || time.Since(g.ended) > maxSharedAge {
+			return nil, errBusy
+		}
 	}
+	g.waiting++
 	h.waiting++
-	if h.last != nil && (!h.last.complete() || !h.fresh.Allow()) {
-		return h.last, nil
-	}
-	h.last = &gathering{done: make(chan struct{}), written: map[string]*page{}}
-	go h.gather(h.last)
-	return h.last, nil
+	return g, nil
 }
 
-func (g *gathering) complete() bool {
-	select {
-	case <-g.done:
-		return true
-	default:
-		return false
+// leave takes back what join did.
+func (h *Handler) leave(g *gathering) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g.waiting--
+	h.waiting--
+}
+
+// collect gathers, one after the other, until nobody waits.
+func (h *Handler) collect() {
+	for h.wanted() {
+		_ = h.rate.Wait(context.Background()) // it fails where its context ends
+		if g := h.begin(); g != nil {
+			h.gather(g)
+		}
 	}
 }
 
-// gather reads the registry. Metrics that are faulty are left out by it.
+// wanted says whether somebody waits for the next gathering. Where nobody does, collect ends.
+func (h *Handler) wanted() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next == nil || h.next.waiting == 0 {
+		h.next, h.running = nil, false
+	}
+	return h.running
+}
+
+// begin returns the next gathering, which nobody joins any more, or nil where all who waited for it have gone.
+func (h *Handler) begin() *gathering {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.next
+	h.next = nil
+	if g.waiting == 0 {
+		return nil
+	}
+	return g
+}
+
+// gather reads the registry for those who wait.
 func (h *Handler) gather(g *gathering) {
-	defer close(g.done)
-	g.families, g.err = h.registry.Gather()
-	if g.err != nil {
+	h.read(g)
+	g.ended = time.Now()
+	close(g.done)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = g
+}
+
+// read reads the registry. Metrics that are faulty are left out by it.
+func (h *Handler) read(g *gathering) {
+	if g.families, g.err = h.registry.Gather(); g.err != nil {
 		h.failures.Inc()
 		h.log.Error("some metrics could not be collected and are left out", "err", g.err)
 	}

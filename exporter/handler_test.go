@@ -33,12 +33,14 @@ func (l *levels) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// slow is a collector whose scrape lasts until it is told to end.
+// slow is a collector whose scrapes last until they are told to end.
 type slow struct{ begun, end chan struct{} }
+
+func newSlow() slow { return slow{make(chan struct{}, 1000), make(chan struct{})} }
 
 func (s slow) Describe(chan<- *prometheus.Desc) {}
 func (s slow) Collect(out chan<- prometheus.Metric) {
-	close(s.begun)
+	s.begun <- struct{}{}
 	<-s.end
 	out <- prometheus.MustNewConstMetric(prometheus.NewDesc("late", "Late.", nil, nil), prometheus.GaugeValue, 1)
 }
@@ -54,7 +56,7 @@ func newHandler(t *testing.T, registry *prometheus.Registry, log *slog.Logger) *
 
 func TestScraperHangsUp(t *testing.T) {
 	t.Parallel()
-	registry, log, collector := prometheus.NewRegistry(), newLevels(), slow{make(chan struct{}), make(chan struct{})}
+	registry, log, collector := prometheus.NewRegistry(), newLevels(), newSlow()
 	registry.MustRegister(collector)
 	handler := newHandler(t, registry, slog.New(log))
 	ctx, hangUp := context.WithCancel(t.Context())
@@ -78,18 +80,21 @@ func scrape(handler http.Handler, query, accept string) *httptest.ResponseRecord
 	return rec
 }
 
-// TestAFloodOfScrapes has many more scrapers than may wait. The metrics are collected once, and all who waited get them.
+// TestAFloodOfScrapes has many more scrapers than may wait. The metrics are collected twice: for the first, and for those who came
+// while they were collected for it.
 func TestAFloodOfScrapes(t *testing.T) {
 	t.Parallel()
-	registry, collector := prometheus.NewRegistry(), slow{make(chan struct{}), make(chan struct{})} // begins once, or panics
+	registry, collector := prometheus.NewRegistry(), newSlow()
 	registry.MustRegister(collector)
 	handler := newHandler(t, registry, slog.New(slog.DiscardHandler))
 	const scrapers = 500
 	answers := make(chan *httptest.ResponseRecorder, scrapers)
-	for range scrapers {
-		go func() { answers <- scrape(handler, "", "") }()
-	}
+	ask := func() { answers <- scrape(handler, "", "") }
+	go ask()
 	<-collector.begun
+	for range scrapers - 1 {
+		go ask()
+	}
 	rejected := 0
 	for range scrapers - 50 { // the others wait until the collector ends
 		if rec := <-answers; rec.Code == http.StatusServiceUnavailable && rec.Header().Get("Retry-After") != "" {
@@ -105,6 +110,35 @@ func TestAFloodOfScrapes(t *testing.T) {
 	if rejected != scrapers-50 {
 		t.Errorf("%d got 503 with Retry-After, want %d", rejected, scrapers-50)
 	}
+	<-collector.begun
+	if n := len(collector.begun); n != 0 {
+		t.Errorf("collected %d times more than twice", n)
+	}
+}
+
+// TestNothingIsCollectedForThoseWhoHaveGone asks while metrics are collected, and hangs up.
+func TestNothingIsCollectedForThoseWhoHaveGone(t *testing.T) {
+	t.Parallel()
+	registry, collector := prometheus.NewRegistry(), newSlow()
+	registry.MustRegister(collector)
+	handler := newHandler(t, registry, slog.New(slog.DiscardHandler))
+	answer := make(chan *httptest.ResponseRecorder)
+	go func() { answer <- scrape(handler, "", "") }()
+	<-collector.begun
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for range 100 {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody).WithContext(gone))
+	}
+	collector.end <- struct{}{}
+	<-answer
+	go func() { answer <- scrape(handler, "", "") }()
+	<-collector.begun
+	close(collector.end)
+	<-answer
+	if n := len(collector.begun); n != 0 {
+		t.Errorf("collected %d times for those who have gone", n)
+	}
 }
 
 // counting is a collector that counts how often it was asked.
@@ -115,16 +149,18 @@ func (c counting) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(prometheus.NewDesc("asked", "Asked.", nil, nil), prometheus.GaugeValue, float64(c.asked.Add(1)))
 }
 
-// TestScrapesOfASecondAreShared asks in every format, one after the other.
-func TestScrapesOfASecondAreShared(t *testing.T) {
+// TestAScrapeShowsWhatWasCountedBefore asks in every format, one after the other. Each answer was collected for it, and the rate at
+// which they are is bounded.
+func TestAScrapeShowsWhatWasCountedBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		registry, collector := prometheus.NewRegistry(), counting{new(atomic.Int64)}
 		registry.MustRegister(collector)
 		handler := newHandler(t, registry, slog.New(slog.DiscardHandler))
-		for range 100 {
-			if text := scrape(handler, "", "").Body.String(); !strings.Contains(text, "\nasked ") {
-				t.Fatalf("text is %q", text)
+		began := time.Now()
+		for n := 1; n < 300; n += 3 {
+			if text := scrape(handler, "", "").Body.String(); !strings.Contains(text, fmt.Sprintf("\nasked %d\n", n)) {
+				t.Fatalf("text is %q, want one that was collected for it, number %d", text, n)
 			}
 			if text := scrape(handler, "", "application/openmetrics-text;version=1.0.0").Body.String(); !strings.HasSuffix(text, "# EOF\n") {
 				t.Fatalf("OpenMetrics is %q", text)
@@ -133,17 +169,43 @@ func TestScrapesOfASecondAreShared(t *testing.T) {
 				t.Fatalf("without any metric: %q", text)
 			}
 		}
-		if n := collector.asked.Load(); n > 20 {
-			t.Errorf("collected %d times for 300 scrapes at once", n)
+		if took := time.Since(began); took < 290*time.Second/5 {
+			t.Errorf("collected 300 times in %s, want five times a second at most", took)
 		}
 		before := collector.asked.Load()
-		time.Sleep(time.Second)
-		if want := fmt.Sprintf("\nasked %d\n", before+1); !strings.Contains(scrape(handler, "", "").Body.String(), want) {
-			t.Errorf("a second later it is not collected anew")
-		}
 		handler.Uncached().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
-		if n := collector.asked.Load(); n != before+2 {
-			t.Errorf("collected %d times, want %d: the daemon's own scrape is not shared", n, before+2)
+		if n := collector.asked.Load(); n != before+1 {
+			t.Errorf("collected %d times, want %d: the daemon's own scrape does not wait", n, before+1)
+		}
+	})
+}
+
+// TestAScrapeBesideTooMany gets the metrics of the last second, without waiting for new ones.
+func TestAScrapeBesideTooMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		registry, collector := prometheus.NewRegistry(), newSlow()
+		registry.MustRegister(collector)
+		handler := newHandler(t, registry, slog.New(slog.DiscardHandler))
+		answers := make(chan *httptest.ResponseRecorder, 100)
+		ask := func() { answers <- scrape(handler, "", "") }
+		go ask()
+		collector.end <- struct{}{}
+		<-answers
+		for range 50 {
+			go ask()
+		}
+		synctest.Wait() // they wait
+		if rec := scrape(handler, "", ""); rec.Code != http.StatusOK {
+			t.Errorf("status %d beside those who wait, want the metrics of the last second", rec.Code)
+		}
+		time.Sleep(2 * time.Second)
+		if rec := scrape(handler, "", ""); rec.Code != http.StatusServiceUnavailable {
+			t.Errorf("status %d, want 503: the metrics are too old", rec.Code)
+		}
+		close(collector.end)
+		for range 50 {
+			<-answers
 		}
 	})
 }
