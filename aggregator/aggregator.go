@@ -35,9 +35,11 @@ import (
 	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 	"usaged/aggregator/tail"
 )
@@ -94,7 +96,7 @@ type Aggregator struct {
 	labels   *labels
 	applier  *applier
 	history  *history
-	ids      idScope
+	ids      ids.Scope
 
 	rebuilder *rebuilder
 	// hurry is how many wait for the offsets in the store to pass quiet stretches.
@@ -161,7 +163,7 @@ func (a *Aggregator) begin() (err error) {
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	if a.ids, err = openIDScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
+	if a.ids, err = ids.OpenScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	a.rebuilder = newRebuilder(a)
@@ -174,7 +176,7 @@ func (a *Aggregator) begin() (err error) {
 	}
 	a.applier.identity, a.applier.checkpoints = id, cps
 	a.report(found)
-	if found.lost != (run{}) {
+	if found.lost != (seqset.Run{}) {
 		a.accounts.gap(found.lost)
 	}
 	if err := a.applier.recoverAccepted(); err != nil {
@@ -204,7 +206,7 @@ func (a *Aggregator) openState() (found findings, id *identity, cps *checkpoints
 		return found, nil, nil, err
 	}
 	found.repaired = found.repaired || mended
-	if found.lost == (run{}) {
+	if found.lost == (seqset.Run{}) {
 		return found, id, cps, nil
 	}
 	if err := cps.rebase(a.journal.Segments()[0].Index); err != nil {
@@ -220,7 +222,7 @@ func (a *Aggregator) report(found findings) {
 		a.log.Warn("counting new events under a new producer id", "reason", found.reason, "new", a.applier.identity.last().ID,
 			"from", a.applier.identity.End)
 	}
-	if found.lost != (run{}) {
+	if found.lost != (seqset.Run{}) {
 		a.metrics.identityAlarms.Inc()
 		a.log.Error("events that were accepted are no longer in the journal; those that were not counted are shown as damaged: restore the journal "+
 			"from a backup that has them, if there is one", "first", found.lost.First, "last", found.lost.Last)

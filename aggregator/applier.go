@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
 )
@@ -28,9 +29,6 @@ const (
 	checkInterval = 2 * time.Second
 	// quietInterval is how often a partition without events has its offset moved forward.
 	quietInterval = 10 * time.Second
-
-	// verifiableAge is how long after its acceptance an id can still be checked for duplicates.
-	verifiableAge = 48 * time.Hour
 )
 
 // applier tails the journal and has it applied to the store, partition by partition. Everything but the fields behind mu, and those
@@ -54,8 +52,8 @@ type applier struct {
 	held       *journal.Record // read, but after the segment at whose end the last fold stopped
 	segment    int             // of the last record folded
 
-	full     bool     // the last fold ended although there was more
-	verdicts verdicts // safe for concurrent use
+	full     bool         // the last fold ended although there was more
+	verdicts ids.Verdicts // safe for concurrent use
 
 	// announced is when what a lowered retention deletes is due, as was logged last.
 	announced time.Time
@@ -146,7 +144,7 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 	if counted == p.position && p.a.journal.End() == p.position {
 		p.setOldest(time.Time{})
 	}
-	p.verdicts.dropThrough(counted)
+	p.verdicts.DropThrough(counted)
 	p.maintain(ctx)
 	return n, p.failure()
 }

@@ -13,6 +13,7 @@ import (
 
 	"usaged/aggregator/durable"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 )
 
 // checkpoint is what has been counted at the end of a segment of the journal: <data>/checkpoints/<segment>.json. It
@@ -22,8 +23,8 @@ type checkpoint struct {
 	// Seq is the sequence number of the segment's last event.
 	Seq uint64 `json:"seq"`
 	// Accepted has the number of events per type up to Seq, without the damaged ones, which are in Damaged.
-	Accepted counts `json:"accepted"`
-	Damaged  []run  `json:"damaged,omitempty"`
+	Accepted counts       `json:"accepted"`
+	Damaged  []seqset.Run `json:"damaged,omitempty"`
 	// Newest is when the last event of each type was accepted.
 	Newest times `json:"newest,omitempty"`
 	// Totals are the lifetime totals per producer id and partition.

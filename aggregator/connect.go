@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 )
 
 // connect meets the store for the first time: it finds out whether what the store holds under our id is ours, takes the
@@ -93,7 +95,7 @@ func (p *applier) recount(loaded []*partition) error {
 		p.a.accounts.abandonRecount()
 		return err
 	}
-	p.verdicts.addAll(found)
+	p.verdicts.AddAll(found)
 	p.mu.Lock()
 	shared := p.identity.Shared
 	p.mu.Unlock()
@@ -108,13 +110,13 @@ func (p *applier) recount(loaded []*partition) error {
 }
 
 // countPending reads the journal for a recount.
-func (p *applier) countPending(r *recount) (pending counts, found *seqSet, err error) {
-	pending, found = counts{}, &seqSet{}
+func (p *applier) countPending(r *recount) (pending counts, found *seqset.Set, err error) {
+	pending, found = counts{}, &seqset.Set{}
 	least := slices.Min(r.positions)
 	var failure error
 	err = p.records(least, func(rec *journal.Record) bool {
 		if rec.Note != nil {
-			failure = decodeVerdict(rec.Note, found)
+			failure = ids.DecodeVerdict(rec.Note, found)
 			return failure == nil
 		}
 		each(p.users, rec, least, r.through, func(seq uint64, v *event.View, user userInfo) {
@@ -136,10 +138,10 @@ func (p *applier) journalVerdicts(duplicates []uint64) error {
 	if len(duplicates) == 0 {
 		return nil
 	}
-	if err := p.a.journal.Note(encodeVerdict(duplicates)); err != nil {
+	if err := p.a.journal.Note(ids.EncodeVerdict(duplicates)); err != nil {
 		return fmt.Errorf("journal verdicts: %w", err)
 	}
-	p.verdicts.add(duplicates...)
+	p.verdicts.Add(duplicates...)
 	return nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
 
@@ -20,14 +22,14 @@ type fold struct {
 	checkpointed uint64
 	now          time.Time
 	folder       *meter.Folder
-	verdicts     *verdicts
+	verdicts     *ids.Verdicts
 
 	claims     []store.Claim
 	claimants  []uint64           // the events that make the claims
-	checks     []store.Claim      // other ids that must not be taken, see idScope
+	checks     []store.Claim      // other ids that must not be taken, see ids.Scope
 	checkers   []uint64           // the events that make the checks
 	acceptance map[[16]byte]int64 // of the ids of this fold
-	ids        idScope
+	scope      ids.Scope
 	duplicates []uint64 // found within this fold, without a verdict in the journal
 	unverified uint64   // events whose ids were too old to be checked
 }
@@ -43,7 +45,7 @@ func (f *fold) reset(e *epoch, p *applier, after uint64) {
 	f.after, f.checkpointed, f.verdicts = after, p.checkpoints.newestSeq(), &p.verdicts
 	f.folder.Reset(p.a.Oldest())
 	f.now, f.unverified = p.a.cfg.Now(), 0
-	f.ids = p.a.ids
+	f.scope = p.a.ids
 	f.checks, f.checkers = f.checks[:0], f.checkers[:0]
 	f.claims, f.claimants, f.duplicates = f.claims[:0], f.claimants[:0], f.duplicates[:0]
 	clear(f.acceptance)
@@ -60,33 +62,28 @@ func (f *fold) add(seq uint64, v *event.View, user string) {
 
 // duplicate judges an event with a client's id as far as that is possible without the store, and claims the id.
 func (f *fold) duplicate(seq uint64, v *event.View) bool {
-	if f.verdicts.has(seq) {
+	if f.verdicts.Has(seq) {
 		return true
 	}
-	digests := f.ids.of(v)
-	if digests.near(f.acceptance, v.AcceptedMillis) {
+	digests := f.scope.Of(v)
+	if digests.Near(f.acceptance, v.AcceptedMillis) {
 		f.duplicates = append(f.duplicates, seq)
 		return true
 	}
-	f.acceptance[digests.claim] = v.AcceptedMillis
-	if f.now.UnixMilli()-v.AcceptedMillis > verifiableAge.Milliseconds() {
+	f.acceptance[digests.Claim] = v.AcceptedMillis
+	if f.now.UnixMilli()-v.AcceptedMillis > ids.VerifiableFor.Milliseconds() {
 		if seq > f.checkpointed {
 			f.unverified++
 		}
 		return false
 	}
-	f.claims = append(f.claims, store.Claim{Digest: digests.claim, AcceptedMillis: v.AcceptedMillis})
+	f.claims = append(f.claims, store.Claim{Digest: digests.Claim, AcceptedMillis: v.AcceptedMillis})
 	f.claimants = append(f.claimants, seq)
-	for _, other := range digests.others[:digests.n] {
+	for _, other := range digests.Others() {
 		f.checks = append(f.checks, store.Claim{Digest: other, AcceptedMillis: v.AcceptedMillis})
 		f.checkers = append(f.checkers, seq)
 	}
 	return false
-}
-
-// within says whether two acceptances of an id are so close that they are one event's.
-func within(a, b int64) bool {
-	return max(a-b, b-a) < store.DuplicateWindow.Milliseconds()
 }
 
 // claimCost is how many cells a claim counts for: ids arrive in random order, so each one takes the store a page of its own.
@@ -134,13 +131,13 @@ func newBatch(of store.Batch, f *fold, totals meter.Totals, admitted func(string
 
 // events returns the events that make claims or checks, each of them once. The checks are numbered after the claims.
 func (b *batch) events(taken []int) []uint64 {
-	var set seqSet
+	var set seqset.Set
 	for _, i := range taken {
 		if i < len(b.claimants) {
-			set.add(b.claimants[i])
+			set.Add(b.claimants[i])
 		} else {
-			set.add(b.checkers[i-len(b.claimants)])
+			set.Add(b.checkers[i-len(b.claimants)])
 		}
 	}
-	return set.all()
+	return set.All()
 }

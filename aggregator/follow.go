@@ -9,6 +9,7 @@ import (
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/seqset"
 )
 
 // foldLive reads what is new, at most to the end of a segment, for all live partitions at once, and has it applied. It returns the
@@ -216,7 +217,7 @@ func (p *applier) records(after uint64, f func(*journal.Record) bool) error {
 // event read, end the last one that was durable when the reader came to its end. It returns the later of the two.
 func (p *applier) endDamaged(position, end uint64) uint64 {
 	if position < end {
-		p.a.accounts.gap(run{position + 1, end})
+		p.a.accounts.gap(seqset.Run{First: position + 1, Last: end})
 	}
 	return max(position, end)
 }
@@ -224,7 +225,7 @@ func (p *applier) endDamaged(position, end uint64) uint64 {
 // noteGap accounts for events that are damaged.
 func (p *applier) noteGap(rec *journal.Record) {
 	if rec.Gap > 0 {
-		p.a.accounts.gap(run{rec.First - rec.Gap, rec.First - 1})
+		p.a.accounts.gap(seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
 
@@ -135,7 +136,7 @@ type opening struct {
 type findings struct {
 	// lost are numbers of events that are no longer in the journal although it had them. The caller has the journal skip
 	// them before it accepts an event.
-	lost run
+	lost seqset.Run
 	// reason says why new events count under a new id, "" where they do not.
 	reason string
 	// repaired says that one of the two files was missing or damaged, and that the other was used.
@@ -188,12 +189,12 @@ func bothWhole(dir string) bool {
 func (id *identity) reopen(o opening, intact bool, found *findings) error {
 	known := max(id.End, o.known)
 	if o.end < known {
-		found.lost = run{o.end + 1, known}
+		found.lost = seqset.Run{First: o.end + 1, Last: known}
 		intact = false
 	}
 	id.End = max(known, o.end)
 	switch {
-	case found.lost != (run{}):
+	case found.lost != (seqset.Run{}):
 		found.reason = "events are missing at the end of the journal: it was lost or restored from a backup"
 	case !intact:
 		found.reason = "this data directory, or its journal, was copied or restored from a backup"

@@ -10,6 +10,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
 
@@ -58,7 +59,7 @@ type accounts struct {
 	pending  counts
 	// gaps are the events that cannot be read any more. damaged is how many of them had not been counted before. surplus is
 	// how many events were counted under our ids by another data directory.
-	gaps             seqSet
+	gaps             seqset.Set
 	damaged, surplus uint64
 	// known says that the store's totals have been adopted.
 	known bool
@@ -244,14 +245,14 @@ func (a *accounts) weigh(shared bool) {
 	for t, n := range a.settled() {
 		sum += n
 		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
-		if gone := n + a.pending[t]; (len(a.gaps.runs) > 0 || shared) && a.accepted[t] < gone {
+		if gone := n + a.pending[t]; (!a.gaps.Empty() || shared) && a.accepted[t] < gone {
 			a.accepted[t] = gone
 		}
 	}
 	a.damaged, a.surplus = 0, 0
 	switch {
 	case sum < a.end:
-		a.damaged = min(a.end-sum, a.gaps.len(a.end))
+		a.damaged = min(a.end-sum, a.gaps.Count(a.end))
 	case shared:
 		a.surplus = sum - a.end
 	}
@@ -293,12 +294,12 @@ func (a *accounts) settled() counts {
 
 // gap notes events that cannot be read any more. Where that is news, what is pending cannot all be applied, and is to be counted
 // anew.
-func (a *accounts) gap(r run) {
+func (a *accounts) gap(r seqset.Run) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := a.gaps.len(r.Last)
-	a.gaps.addRun(r)
-	a.due = a.due || a.gaps.len(r.Last) != before
+	before := a.gaps.Count(r.Last)
+	a.gaps.AddRun(r)
+	a.due = a.due || a.gaps.Count(r.Last) != before
 }
 
 // counted returns this data directory's lifetime totals over producers and partitions, or false while they are not

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 )
 
 const (
@@ -86,7 +88,7 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 		return nil
 	}
 	cp := &checkpoint{Accepted: counts{}, Newest: maps.Clone(a.newest), Totals: map[string][]meter.Totals{}}
-	for _, r := range a.gaps.runs {
+	for _, r := range a.gaps.Runs() {
 		if r.Last <= applied {
 			cp.Damaged = append(cp.Damaged, r)
 		}
@@ -109,11 +111,11 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 // journalled, so counting them again gives the same totals.
 func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint, error) {
 	cp := base.clone()
-	var verdicts seqSet
+	var verdicts seqset.Set
 	var failure error
 	err := p.records(base.Seq, func(rec *journal.Record) bool {
 		if rec.Note != nil {
-			failure = decodeVerdict(rec.Note, &verdicts)
+			failure = ids.DecodeVerdict(rec.Note, &verdicts)
 		}
 		return failure == nil
 	})
@@ -126,14 +128,14 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 	again := &refold{p: p, folds: map[refoldKey]*meter.Folder{}}
 	err = p.records(base.Seq, func(rec *journal.Record) bool {
 		if rec.Gap > 0 {
-			cp.Damaged = append(cp.Damaged, run{rec.First - rec.Gap, rec.First - 1})
+			cp.Damaged = append(cp.Damaged, seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
 		}
 		each(p.users, rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
 			cp.Accepted.add(string(v.Type), 1)
 			cp.Newest.set(string(v.Type), v.AcceptedMillis)
 			switch f := again.folder(user.partition, seq); {
 			case f == nil:
-			case verdicts.has(seq):
+			case verdicts.Has(seq):
 				f.Duplicate(v)
 			default:
 				f.Add(v, user.name)

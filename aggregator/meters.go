@@ -15,6 +15,7 @@ import (
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 )
 
 // history says by which meters each event is counted: the file <data>/meters.json. It is safe for concurrent use.
@@ -183,7 +184,7 @@ type past struct {
 	// through is the last event before that, 0 where there is none.
 	through uint64
 	// missed are the events up to it that are in the journal and were not counted when they were applied.
-	missed seqSet
+	missed seqset.Set
 	// order is what has been asked to be rebuilt.
 	order rebuildOrder
 }
@@ -204,8 +205,8 @@ func (h *history) pastOf(key string) past {
 		if had || i+1 == len(h.file.Epochs) {
 			continue
 		}
-		if missed := (run{max(e.From, start), h.file.Epochs[i+1].From - 1}); missed.First <= missed.Last {
-			p.missed.addRun(missed)
+		if missed := (seqset.Run{First: max(e.From, start), Last: h.file.Epochs[i+1].From - 1}); missed.First <= missed.Last {
+			p.missed.AddRun(missed)
 		}
 	}
 	if i := slices.IndexFunc(h.file.Rebuilds, func(order rebuildOrder) bool { return order.Meter == key }); i >= 0 {
@@ -265,7 +266,7 @@ func (a *Aggregator) MeterStates() []MeterState {
 	for _, m := range a.history.current() {
 		past := a.history.pastOf(m.Key())
 		state := MeterState{Meter: m, Since: past.since, Rebuild: a.rebuilder.state(past)}
-		state.Complete = !m.Stored() || len(past.missed.runs) == 0 ||
+		state.Complete = !m.Stored() || past.missed.Empty() ||
 			past.order.Through == past.through && state.Rebuild != nil && state.Rebuild.Phase == RebuildDone
 		states = append(states, state)
 	}
@@ -284,7 +285,7 @@ func (a *Aggregator) RebuildMeter(name string) error {
 		return ErrNoMeter
 	}
 	past := a.history.pastOf(m.Key())
-	if !m.Stored() || len(past.missed.runs) == 0 {
+	if !m.Stored() || past.missed.Empty() {
 		return nil // its sums are complete
 	}
 	if err := a.history.order(m.Key(), past.through); err != nil {

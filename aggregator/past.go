@@ -9,6 +9,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 )
 
 // PastConfig says how the past is to be counted.
@@ -124,7 +125,7 @@ func (a *Aggregator) storeHas(ctx context.Context, through uint64) bool {
 type pastCount struct {
 	a        *Aggregator
 	past     Past
-	verdicts seqSet
+	verdicts seqset.Set
 	types    map[string]*PastEvents // by the name in the event
 }
 
@@ -165,7 +166,7 @@ func (p *pastCount) progress(after, last uint64) {
 func (p *pastCount) addRecord(rec *journal.Record) error {
 	var v event.View
 	for seq, entry := range rec.Each {
-		if seq > p.past.Through || len(entry) == 0 || p.verdicts.has(seq) {
+		if seq > p.past.Through || len(entry) == 0 || p.verdicts.Has(seq) {
 			continue
 		}
 		if err := event.Parse(entry, &v); err != nil {

@@ -12,6 +12,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
 
@@ -163,10 +164,10 @@ type rebuildJob struct {
 	r      *rebuilder
 	meter  *meter.Meter
 	order  rebuildOrder
-	missed seqSet // the events to be counted
+	missed seqset.Set // the events to be counted
 
 	chains   []*rebuildChain
-	verdicts seqSet
+	verdicts seqset.Set
 	users    *users
 	began    bool
 	read     uint64 // the last event that count has read
@@ -278,7 +279,7 @@ func (j *rebuildJob) applied(ctx context.Context) (bool, error) {
 
 // readVerdicts collects the verdicts on the events behind one.
 func (j *rebuildJob) readVerdicts(ctx context.Context, after uint64) error {
-	j.verdicts = seqSet{}
+	j.verdicts = seqset.Set{}
 	return j.r.a.readVerdicts(ctx, after, &j.verdicts)
 }
 
@@ -316,7 +317,7 @@ func (j *rebuildJob) count(ctx context.Context, after uint64) error {
 func (j *rebuildJob) fold(rec *journal.Record) (n int) {
 	var v event.View
 	for seq, entry := range rec.Each {
-		if seq > j.order.Through || len(entry) == 0 || !j.missed.has(seq) || j.verdicts.has(seq) {
+		if seq > j.order.Through || len(entry) == 0 || !j.missed.Has(seq) || j.verdicts.Has(seq) {
 			continue
 		}
 		user := j.users.read(seq, entry, &v)

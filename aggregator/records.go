@@ -5,16 +5,18 @@ import (
 	"errors"
 	"io"
 
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/seqset"
 )
 
 // readVerdicts adds the verdicts on the events behind one to a set. They may lie anywhere behind these events.
-func (a *Aggregator) readVerdicts(ctx context.Context, after uint64, verdicts *seqSet) error {
+func (a *Aggregator) readVerdicts(ctx context.Context, after uint64, verdicts *seqset.Set) error {
 	return a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
 		if rec.Note == nil {
 			return true, nil
 		}
-		return true, decodeVerdict(rec.Note, verdicts)
+		return true, ids.DecodeVerdict(rec.Note, verdicts)
 	})
 }
 

@@ -3,13 +3,14 @@ package aggregator
 import (
 	"context"
 	"fmt"
-	"math"
 	"path/filepath"
 	"time"
 
 	"usaged/aggregator/datadir"
 	"usaged/aggregator/event"
+	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
 
@@ -24,7 +25,7 @@ type Remains struct {
 	dir      string
 	identity *identity
 	offsets  [][]uint64 // by producer and partition
-	verdicts seqSet
+	verdicts seqset.Set
 	// ids are known from this time on: before it none can be that of a duplicate that is not counted.
 	idsFrom time.Time
 	end     uint64
@@ -93,7 +94,7 @@ func (r *Remains) survey(ctx context.Context) error {
 	found := false
 	return r.records(ctx, func(rec *journal.Record) error {
 		if rec.Note != nil {
-			return decodeVerdict(rec.Note, &r.verdicts)
+			return ids.DecodeVerdict(rec.Note, &r.verdicts)
 		}
 		r.end = rec.First + uint64(rec.N) - 1
 		if found || r.end <= all {
@@ -164,7 +165,7 @@ func (r *Remains) End() uint64 { return r.end }
 // token sends the events, and its ids are apart from those of users.
 func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent) error) (*RemainsSummary, error) {
 	sum := &RemainsSummary{}
-	ids := remainsIDs{map[[16]byte]int64{}, map[[16]byte]bool{}}
+	sent := remainsIDs{map[[16]byte]int64{}, map[[16]byte]bool{}}
 	all := r.allCounted()
 	err := r.records(ctx, func(rec *journal.Record) error {
 		sum.Missing += rec.Gap
@@ -177,7 +178,7 @@ func (r *Remains) Each(ctx context.Context, after uint64, f func(e *RemainsEvent
 		err := eachView(rec, func(seq uint64, v *event.View) error {
 			seen++
 			counted := r.counted(seq, v)
-			duplicate, again := r.judge(ids, seq, v, counted)
+			duplicate, again := r.judge(sent, seq, v, counted)
 			switch {
 			case counted:
 				sum.Counted++
@@ -210,19 +211,19 @@ type remainsIDs struct {
 }
 
 // judge says whether an event is a duplicate, and otherwise whether its id is that of another event that is to be sent too.
-func (r *Remains) judge(ids remainsIDs, seq uint64, v *event.View, counted bool) (duplicate, again bool) {
+func (r *Remains) judge(sent remainsIDs, seq uint64, v *event.View, counted bool) (duplicate, again bool) {
 	if len(v.ID) == 0 || v.AcceptedMillis < r.idsFrom.UnixMilli() {
 		return false, false
 	}
-	if r.verdicts.has(seq) {
+	if r.verdicts.Has(seq) {
 		return true, false
 	}
-	digests := idScope{unscopedUntil: math.MaxInt64}.of(v) // older ids that are a day away are no duplicates anyway
-	if digests.near(ids.accepted, v.AcceptedMillis) {
+	digests := ids.Unscoped().Of(v) // older ids that are a day away are no duplicates anyway
+	if digests.Near(sent.accepted, v.AcceptedMillis) {
 		return true, false
 	}
-	again = ids.sent[digests.claim]
-	ids.accepted[digests.claim], ids.sent[digests.claim] = v.AcceptedMillis, !counted
+	again = sent.sent[digests.Claim]
+	sent.accepted[digests.Claim], sent.sent[digests.Claim] = v.AcceptedMillis, !counted
 	return false, again
 }
 
