@@ -90,16 +90,13 @@ func (p *applier) recount(loaded []*partition) error {
 	}
 	r := p.a.accounts.beginRecount(moved)
 	p.awaitVisible(r.through)
-	pending, found, err := p.countPending(r)
+	waiting, found, err := p.countPending(r)
 	if err != nil {
 		p.a.accounts.abandonRecount()
 		return err
 	}
 	p.verdicts.AddAll(found)
-	p.mu.Lock()
-	shared := p.identity.Shared
-	p.mu.Unlock()
-	p.a.accounts.finishRecount(pending, totals, moved, shared)
+	p.a.accounts.finishRecount(waiting, totals, moved, p.identity.spans())
 	for _, c := range loaded {
 		for _, st := range c.loaded.producers {
 			p.a.labels.Learn(st.Totals)
@@ -110,8 +107,8 @@ func (p *applier) recount(loaded []*partition) error {
 }
 
 // countPending reads the journal for a recount.
-func (p *applier) countPending(r *recount) (pending counts, found *seqset.Set, err error) {
-	pending, found = counts{}, &seqset.Set{}
+func (p *applier) countPending(r *recount) (pending waiting, found *seqset.Set, err error) {
+	pending, found = waiting{counts{}, map[string]uint64{}}, &seqset.Set{}
 	least := slices.Min(r.positions)
 	var failure error
 	err = p.records(least, func(rec *journal.Record) bool {
@@ -121,7 +118,8 @@ func (p *applier) countPending(r *recount) (pending counts, found *seqset.Set, e
 		}
 		each(p.users, rec, least, r.through, func(seq uint64, v *event.View, user userInfo) {
 			if seq > r.positions[user.partition] {
-				pending[string(v.Type)]++
+				pending.types[string(v.Type)]++
+				pending.producers[p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID]++
 			}
 		})
 		return true

@@ -54,6 +54,9 @@ type producerSpan struct {
 	ID string `json:"id"`
 	// From has, per partition, the sequence number after which the producer's events begin.
 	From []uint64 `json:"from"`
+	// Before is how many events of the journal count under the producers before it. It is absent where From says it, and in files
+	// of older versions.
+	Before *uint64 `json:"before,omitempty"`
 }
 
 var identityFormat = durable.Format{Version: 2, Plain: 1}
@@ -204,7 +207,7 @@ func (id *identity) reopen(o opening, intact bool, found *findings) error {
 		for i := range from {
 			from[i] = id.End
 		}
-		if err := id.add(from); err != nil {
+		if err := id.add(from, nil); err != nil {
 			return err
 		}
 		id.Opened = nil
@@ -285,6 +288,47 @@ func (id *identity) until(producer, partition int) uint64 {
 	return id.Producers[producer+1].From[partition]
 }
 
+// before returns how many events of the journal count under the producers before one, or false where that is not known.
+func (id *identity) before(producer int) (events uint64, known bool) {
+	p := id.Producers[producer]
+	if slices.Max(p.From) == slices.Min(p.From) {
+		return p.From[0], true
+	}
+	if p.Before != nil {
+		return *p.Before, true
+	}
+	return 0, false
+}
+
+// span are producers in a row of which it is known how many events they have between them: normally one.
+type span struct {
+	producers []string
+	// before is how many events of the journal count under the producers before these. Theirs lie after event after and end with
+	// through, in some partition.
+	before, after, through uint64
+}
+
+func (s *span) last() string { return s.producers[len(s.producers)-1] }
+
+// spans returns the producers with their numbers of events. Where it is not known at which number of events one began, it is in
+// one span with the one before.
+func (id *identity) spans() []span {
+	var spans []span
+	for k, p := range id.Producers {
+		n, known := id.before(k)
+		if known || k == 0 {
+			spans = append(spans, span{before: n, after: slices.Min(p.From)})
+		}
+		s := &spans[len(spans)-1]
+		s.producers = append(s.producers, p.ID)
+		s.through = allEvents
+		if k+1 < len(id.Producers) {
+			s.through = slices.Max(id.Producers[k+1].From)
+		}
+	}
+	return spans
+}
+
 // producerOf returns the index of the producer that an event counts under.
 func (id *identity) producerOf(partition int, seq uint64) int {
 	for k := range id.Producers {
@@ -297,16 +341,16 @@ func (id *identity) producerOf(partition int, seq uint64) int {
 
 // add begins a new producer. It takes the place of the last one where that has no event here, so that the list does not grow
 // with each start of a copy.
-func (id *identity) add(from []uint64) error {
+func (id *identity) add(from []uint64, before *uint64) error {
 	next, err := uuid.NewV7()
 	if err != nil {
 		return fmt.Errorf("make a producer id: %w", err)
 	}
-	span := producerSpan{ID: next.String(), From: from}
+	p := producerSpan{ID: next.String(), From: from, Before: before}
 	if slices.Equal(id.last().From, from) {
-		id.Producers[len(id.Producers)-1] = span
+		id.Producers[len(id.Producers)-1] = p
 	} else {
-		id.Producers = append(id.Producers, span)
+		id.Producers = append(id.Producers, p)
 	}
 	id.Fenced, id.Shared = false, true
 	return nil

@@ -20,8 +20,9 @@ import (
 //
 // and the sides are kept apart: accepted by the journal, pending by what the journal has and the applier hasn't seen,
 // counted and duplicates by the totals in the store. Damaged are the events that can't be read any more and had not been
-// counted before. Where another data directory has counted under an id of this one, since one is a copy of the other,
-// those events are taken as accepted.
+// counted before. Where a data directory was copied or restored, another one may have gone on under the id that this one
+// counted under until then: what it has counted beyond the events of this journal is taken as accepted. Under the id that new
+// events count under nothing is, so that events that are lost, or counted twice, leave the ledger unbalanced.
 type Ledger struct {
 	// Producers are the ids under which this data directory has counted.
 	Producers []string
@@ -58,7 +59,7 @@ type accounts struct {
 	newest   times
 	pending  counts
 	// gaps are the events that cannot be read any more. damaged is how many of them had not been counted before. surplus is
-	// how many events were counted under our ids by another data directory.
+	// how many events another data directory has counted under the ids that this one has left.
 	gaps             seqset.Set
 	damaged, surplus uint64
 	// known says that the store's totals have been adopted.
@@ -82,6 +83,13 @@ type recount struct {
 	positions []uint64 // after which the events of each partition are pending
 	committed counts   // events that came in since
 	moved     counts   // events that were taken from pending since
+	movedOf   map[string]uint64
+}
+
+// waiting are the events of the journal that are pending, by type and by the id of the producer that they count under.
+type waiting struct {
+	types     counts
+	producers map[string]uint64
 }
 
 // totalsOf names the totals of one producer in one partition.
@@ -147,6 +155,7 @@ func (a *accounts) apply(of totalsOf, moved counts, changed meter.Totals, last u
 		a.pending.subtract(name, n, &a.impossible)
 		if a.recount != nil {
 			a.recount.moved[name] += n
+			a.recount.movedOf[of.producer] += n
 		}
 	}
 	if a.totals[of] == nil {
@@ -198,7 +207,7 @@ func (a *accounts) setTotals(of totalsOf, totals meter.Totals) {
 func (a *accounts) beginRecount(moved map[int]uint64) *recount {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.recount = &recount{through: a.end, positions: slices.Clone(a.positions), committed: counts{}, moved: counts{}}
+	a.recount = &recount{through: a.end, positions: slices.Clone(a.positions), committed: counts{}, moved: counts{}, movedOf: map[string]uint64{}}
 	for partition, position := range moved {
 		a.recount.positions[partition] = position
 	}
@@ -214,9 +223,8 @@ func (a *accounts) abandonRecount() {
 }
 
 // finishRecount adopts what was counted, with the totals and positions of the partitions that the store was asked for. Events in
-// the gaps are damaged, unless they had been counted before they were. shared says that another data directory has counted under
-// one of our ids, so that the totals hold more than our journal.
-func (a *accounts) finishRecount(counted counts, totals map[totalsOf]meter.Totals, moved map[int]uint64, shared bool) {
+// the gaps are damaged, unless they had been counted before they were. spans say how many events there are of each producer.
+func (a *accounts) finishRecount(found waiting, totals map[totalsOf]meter.Totals, moved map[int]uint64, spans []span) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.recount
@@ -227,34 +235,56 @@ func (a *accounts) finishRecount(counted counts, totals map[totalsOf]meter.Total
 	for partition, position := range moved {
 		a.positions[partition] = position
 	}
+	found.producers[spans[len(spans)-1].last()] += sumOf(r.committed)
 	a.pending = r.committed
-	for t, n := range counted {
+	for t, n := range found.types {
 		a.pending[a.admitted(t)] += n
 	}
 	for t, n := range r.moved {
 		a.pending.subtract(t, n, &a.impossible)
 	}
-	a.weigh(shared)
+	for id, n := range r.movedOf {
+		found.producers[id] -= min(n, found.producers[id])
+	}
+	a.weigh(spans, found.producers)
 	a.known = true
 	a.changed.Broadcast()
 }
 
-// weigh finds out how many events are damaged, and how many were counted by another data directory. a.mu is held.
-func (a *accounts) weigh(shared bool) {
-	sum := sumOf(a.pending)
-	for t, n := range a.settled() {
-		sum += n
-		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
-		if gone := n + a.pending[t]; (!a.gaps.Empty() || shared) && a.accepted[t] < gone {
-			a.accepted[t] = gone
+// weigh finds out how many events are damaged, and how many another data directory has counted under the ids that this one has
+// left. Each span is weighed by itself: what another directory has counted in one must not hide what is lost in another.
+// a.mu is held.
+func (a *accounts) weigh(spans []span, pending map[string]uint64) {
+	counted := map[string]uint64{}
+	for of, totals := range a.totals {
+		for s, n := range totals {
+			if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
+				counted[of.producer] += n
+			}
 		}
 	}
 	a.damaged, a.surplus = 0, 0
-	switch {
-	case sum < a.end:
-		a.damaged = min(a.end-sum, a.gaps.Count(a.end))
-	case shared:
-		a.surplus = sum - a.end
+	for k, sp := range spans {
+		end := a.end
+		if k+1 < len(spans) {
+			end = spans[k+1].before
+		}
+		events, known := end-min(sp.before, end), uint64(0)
+		for _, id := range sp.producers {
+			known += counted[id] + pending[id]
+		}
+		switch {
+		case known < events:
+			a.damaged += min(events-known, a.gaps.Between(sp.after, min(sp.through, a.end)))
+		case k+1 < len(spans) || len(sp.producers) > 1:
+			a.surplus += known - events
+		}
+	}
+	for t, n := range a.settled() {
+		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
+		if gone := n + a.pending[t]; (!a.gaps.Empty() || a.surplus > 0) && a.accepted[t] < gone {
+			a.accepted[t] = gone
+		}
 	}
 }
 

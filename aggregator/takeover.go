@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
+	"usaged/aggregator/event"
+	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
 )
 
@@ -45,7 +48,33 @@ func (p *applier) disown(ctx context.Context) error {
 		p.log.Error("events may be counted twice: the process that took over the producer id may have had them in its copy of this journal too; "+
 			"compare the two journals with `usagectl journal cat`", "events", doubts)
 	}
-	return p.addProducer(from, reason)
+	before, err := p.countBefore(from)
+	if err != nil {
+		return fmt.Errorf("count the events of the producer id before: %w", err)
+	}
+	return p.addProducer(from, before, reason)
+}
+
+// countBefore counts the events of the journal that come no later than from says of their partition. Events whose partition
+// nobody knows, since they have left the journal or are damaged, are among them: if they are counted, then under an earlier id.
+func (p *applier) countBefore(from []uint64) (*uint64, error) {
+	least, most := slices.Min(from), slices.Max(from)
+	before := most
+	err := p.records(least, func(rec *journal.Record) bool {
+		if rec.Note != nil {
+			return true
+		}
+		each(p.users, rec, least, most, func(seq uint64, _ *event.View, user userInfo) {
+			if seq > from[user.partition] {
+				before--
+			}
+		})
+		return rec.First+uint64(rec.N)-1 < most
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &before, nil
 }
 
 // noticeAhead raises the alarm where the events of the id before this one, which ends where this directory was copied or
@@ -73,11 +102,11 @@ func (p *applier) noticeAhead(ctx context.Context) error {
 	return nil
 }
 
-func (p *applier) addProducer(from []uint64, why string) error {
+func (p *applier) addProducer(from []uint64, before *uint64, why string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.identity.last().ID
-	if err := p.identity.change(func(next *identity) error { return next.add(from) }); err != nil {
+	if err := p.identity.change(func(next *identity) error { return next.add(from, before) }); err != nil {
 		return fmt.Errorf("begin a new producer id: %w", err)
 	}
 	p.log.Warn("counting new events under a new producer id", "reason", why, "old", old, "new", p.identity.last().ID)

@@ -85,6 +85,11 @@ func (s *Set) All() []uint64 {
 	return seqs
 }
 
+// Between returns how many sequence numbers after one, up to and including last, are in the set.
+func (s *Set) Between(after, last uint64) uint64 {
+	return s.Count(last) - s.Count(min(after, last))
+}
+
 // Count returns how many sequence numbers up to and including last are in the set.
 func (s *Set) Count(last uint64) uint64 {
 	n := uint64(0)
