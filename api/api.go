@@ -18,6 +18,7 @@ import (
 	"usaged/aggregator/meter"
 	"usaged/aggregator/rollup"
 	"usaged/api/auth"
+	"usaged/api/quota"
 )
 
 // Accepter makes events durable.
@@ -74,6 +75,8 @@ type Config struct {
 	Tokens    *auth.Tokens
 	// Issuers verify JSON Web Tokens. Nil: none is accepted.
 	Issuers *auth.Issuers
+	// Quotas bound what each token may ask for. Nil: the defaults of package quota.
+	Quotas *quota.Accounts
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.
 	Health HealthReader
@@ -141,6 +144,13 @@ func New(cfg Config) (*API, error) {
 	}
 	if cfg.Reload == nil {
 		cfg.Reload = cfg.Tokens.Reload
+	}
+	if cfg.Quotas == nil {
+		defaults, err := quota.Load("")
+		if err != nil {
+			return nil, fmt.Errorf("api: %w", err)
+		}
+		cfg.Quotas = quota.NewAccounts(defaults, cfg.Now)
 	}
 	a := &API{
 		cfg:    cfg,

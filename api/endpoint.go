@@ -80,6 +80,13 @@ func (e *endpoint) answer(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	if who != nil && e.compress && e.name != tailName {
+		end, err := e.api.beginRead(r, who)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	return e.serve(w, r, who)
 }
 
@@ -98,7 +105,9 @@ func (e *endpoint) refuse(rec *recorder, r *http.Request, err error) {
 	}
 	if e.ingest {
 		e.api.metrics.rejected[p.class].Inc()
-		drain(r)
+		if p.class != bodyTimeout { // nobody is waited for twice
+			drain(rec, r)
+		}
 	}
 	if p.cause != nil {
 		level := slog.LevelWarn
@@ -115,12 +124,12 @@ const maxDrainBytes = 2 * maxBodyBytes
 
 // drain reads the rest of a body before its request is refused. A client that is still sending when the server closes
 // the connection gets a reset instead of the answer, and would send the same again. One that waits for 100 Continue has
-// not begun.
-func drain(r *http.Request) {
+// not begun. It may be no slower than where a body is accepted.
+func drain(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength > maxDrainBytes || r.Header.Get("Expect") != "" {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, r.Body, maxDrainBytes) // an error ends the connection, which is all it could do
+	_, _ = io.CopyN(io.Discard, newPaced(w, r), maxDrainBytes) // an error ends the connection, which is all it could do
 }
 
 // recovered turns a panic into an answer, or asks for the connection to be cut where the answer has begun.

@@ -79,6 +79,8 @@ func refuseInflate(err error, c coding) error {
 		return refusef(tooLarge, "the decompressed body has more than %d bytes, the limit: send smaller batches", maxBodyBytes)
 	case errors.Is(err, errOverloaded):
 		return refuseOverload()
+	case errors.Is(err, errShareSpent):
+		return refuseShare()
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return refusef(tooLarge, "the zstd frame asks for a window of more than %d bytes, the limit", maxBodyBytes)
 	default:

@@ -11,6 +11,7 @@ import (
 	"usaged/aggregator"
 	"usaged/aggregator/event"
 	"usaged/api/auth"
+	"usaged/api/quota"
 )
 
 const acceptedTypes = "application/json, application/x-ndjson, application/ndjson, application/jsonl"
@@ -26,13 +27,18 @@ func (a *API) postEvents(w http.ResponseWriter, r *http.Request, who *auth.Token
 	if err != nil {
 		return err
 	}
-	body, err := a.bodies.read(r, c)
+	account := a.account(who)
+	body, err := a.bodies.read(w, r, c, shareOf(account))
 	if err != nil {
+		a.noteRefusal(who, err)
 		return err
 	}
 	defer a.bodies.put(body)
+	if err := a.spend(who, account, quota.Bytes, len(body.data)); err != nil {
+		return err
+	}
 	a.metrics.bodyBytes.Add(len(body.data))
-	n, single, err := a.accept(body.data, format, who)
+	n, single, err := a.accept(body.data, format, who, account)
 	if err != nil {
 		return err
 	}
@@ -43,7 +49,7 @@ func (a *API) postEvents(w http.ResponseWriter, r *http.Request, who *auth.Token
 }
 
 // accept decodes a body and makes its events durable.
-func (a *API) accept(body []byte, format event.Format, who *auth.Token) (n int, single bool, err error) {
+func (a *API) accept(body []byte, format event.Format, who *auth.Token, account *quota.Account) (n int, single bool, err error) {
 	dec := a.decoders.Get().(*event.Decoder)
 	now := a.cfg.Now()
 	batch, err := dec.Decode(body, format, event.Origin{
@@ -54,6 +60,9 @@ func (a *API) accept(body []byte, format event.Format, who *auth.Token) (n int, 
 		Latest:     a.cfg.Latest(),
 		Oldest:     event.DayOf(now) - event.Day(a.cfg.Reader.Retention()) + 1,
 	})
+	if err == nil {
+		err = a.spendBatch(who, account, batch)
+	}
 	if err == nil && batch.N > 0 {
 		err = a.store(batch)
 	}

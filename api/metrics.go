@@ -7,10 +7,16 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"usaged/aggregator/event"
+	"usaged/api/quota"
 )
 
-// ingestName is the handler label of POST events.
-const ingestName = "events"
+// ingestName and tailName are the handler labels of POST and GET events.
+const (
+	ingestName = "events"
+	tailName   = "tail"
+)
 
 // apiMetrics are the metrics of the package. Labels are bounded: handlers are the names in routes, codes are HTTP
 // statuses, reasons are the codes of classes.
@@ -23,6 +29,7 @@ type apiMetrics struct {
 	rejectedEvents [numClasses]*metrics.Counter // the same, for classes that are found after the events were read
 	panics         *metrics.Counter
 	cut            *metrics.Counter
+	quotas         quotaCounters
 	inflight       atomic.Int64
 	tailStreams    atomic.Int64
 	tailEvents     *metrics.Counter
@@ -44,12 +51,14 @@ var help = map[string]string{
 	"usaged_ingest_rejected_total":    "Requests with events that were refused, by reason (the code of the problem).",
 	"usaged_ingest_rejected_events_total": "Valid events that were refused, by reason. The events of a faulty body are not " +
 		"counted.",
-	"usaged_ingest_inflight_bytes":       "Memory taken by request bodies that are being received or accepted.",
-	"usaged_tail_streams":                "Answers that stream accepted events at this moment.",
-	"usaged_tail_streams_limit":          "Limit of usaged_tail_streams; a request for one more is answered with 503.",
-	"usaged_tail_events_total":           "Events sent in streams of accepted events.",
-	"usaged_tail_missing_events_total":   "Events that streams had to leave out because the journal is damaged, counted for each stream.",
-	"usaged_tail_overtaken_total":        "Streams of accepted events that read so slowly that retention deleted what they had not read.",
+	"usaged_ingest_inflight_bytes":     "Memory taken by request bodies that are being received or accepted.",
+	"usaged_tail_streams":              "Answers that stream accepted events at this moment.",
+	"usaged_tail_streams_limit":        "Limit of usaged_tail_streams; a request for one more is answered with 503.",
+	"usaged_tail_events_total":         "Events sent in streams of accepted events.",
+	"usaged_tail_missing_events_total": "Events that streams had to leave out because the journal is damaged, counted for each stream.",
+	"usaged_tail_overtaken_total":      "Streams of accepted events that read so slowly that retention deleted what they had not read.",
+	"usaged_quota_exceeded_total": "Requests refused because a token's quota was spent, by token (JSON Web Tokens by issuer) and quota: events, bytes, ids, reads, tails, or memory for " +
+		"bodies on their way.",
 	"usaged_ingest_inflight_limit_bytes": "Limit of usaged_ingest_inflight_bytes; requests beyond it are answered with 503.",
 }
 
@@ -70,6 +79,8 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 		panics:    set.GetOrCreateCounter("usaged_http_panics_total"),
 		cut:       set.GetOrCreateCounter("usaged_http_responses_cut_total"),
 
+		quotas: quotaCounters{set: set, names: map[string]struct{}{}},
+
 		tailEvents:    set.GetOrCreateCounter("usaged_tail_events_total"),
 		tailMissing:   set.GetOrCreateCounter("usaged_tail_missing_events_total"),
 		tailOvertaken: set.GetOrCreateCounter("usaged_tail_overtaken_total"),
@@ -79,15 +90,18 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 			m.rejected[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_ingest_rejected_total{reason=%q}", info.code))
 		}
 	}
-	for _, c := range []class{unavailable, outcomeUnknown, internal} {
+	for _, kind := range quota.Kinds {
+		m.quotas.counter(event.Other, kind)
+	}
+	for _, c := range []class{unavailable, outcomeUnknown, internal, quotaExceeded} {
 		m.rejectedEvents[c] = set.GetOrCreateCounter(
 			fmt.Sprintf("usaged_ingest_rejected_events_total{reason=%q}", classes[c].code))
 	}
 	set.GetOrCreateGauge("usaged_http_requests_in_flight", func() float64 { return float64(m.inflight.Load()) })
 	set.GetOrCreateGauge("usaged_tail_streams", func() float64 { return float64(m.tailStreams.Load()) })
 	set.GetOrCreateGauge("usaged_tail_streams_limit", func() float64 { return maxTails })
-	set.GetOrCreateGauge("usaged_ingest_inflight_bytes", func() float64 { return float64(b.used.Load()) })
-	set.GetOrCreateGauge("usaged_ingest_inflight_limit_bytes", func() float64 { return float64(b.limit) })
+	set.GetOrCreateGauge("usaged_ingest_inflight_bytes", func() float64 { return float64(b.all.used.Load()) })
+	set.GetOrCreateGauge("usaged_ingest_inflight_limit_bytes", func() float64 { return float64(b.all.limit) })
 	return m, m.register(reg)
 }
 

@@ -34,6 +34,7 @@ const (
 	unsupportedMediaType
 	unsupportedEncoding
 	invalid
+	quotaExceeded
 	invalidQuery
 	internal
 	outcomeUnknown
@@ -76,6 +77,7 @@ var classes = [numClasses]struct {
 	unsupportedMediaType: {"unsupported_media_type", http.StatusUnsupportedMediaType, true, ""},
 	unsupportedEncoding:  {"unsupported_encoding", http.StatusUnsupportedMediaType, true, ""},
 	invalid:              {"invalid", http.StatusUnprocessableEntity, true, ""},
+	quotaExceeded:        {"quota_exceeded", http.StatusTooManyRequests, true, "1"},
 	invalidQuery:         {"invalid_query", http.StatusUnprocessableEntity, false, ""},
 	internal:             {"internal", http.StatusInternalServerError, true, ""},
 	outcomeUnknown:       {"outcome_unknown", http.StatusInternalServerError, true, "1"},
@@ -103,6 +105,8 @@ type problem struct {
 	faults []event.Fault // of the events or the query
 	total  int           // of faults, listed or not
 	cause  error         // for the log; clients never see it
+	// retrySeconds stands for the class's retryAfter where it is not 0.
+	retrySeconds int
 }
 
 func refuse(c class, detail string) *problem { return &problem{class: c, detail: detail} }
@@ -139,7 +143,10 @@ func (p *problem) write(w http.ResponseWriter) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	h.Del("Etag")
-	if info.retryAfter != "" {
+	switch {
+	case p.retrySeconds > 0:
+		h.Set("Retry-After", strconv.Itoa(p.retrySeconds))
+	case info.retryAfter != "":
 		h.Set("Retry-After", info.retryAfter)
 	}
 	w.WriteHeader(info.status)

@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// requestReadTimeout is how long a request may take to arrive, header and body together. The largest body in this time is 140 kB/s;
+// who is slower sends smaller batches.
+const requestReadTimeout = time.Minute
+
 // Server returns an HTTP server for the API. The caller serves and shuts it down.
 //
 // It has no WriteTimeout, which would end answers that are streamed for longer; the handler sets a deadline of its own
@@ -16,8 +20,7 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 		Handler: handler,
 		// A client that trickles its header holds a connection and nothing else; it gets five seconds.
 		ReadHeaderTimeout: 5 * time.Second,
-		// Header and body together. The largest body in this time is 140 kB/s; who is slower sends smaller batches.
-		ReadTimeout: time.Minute,
+		ReadTimeout:       requestReadTimeout,
 		// Longer than the idle timeout of common load balancers (60 s), so that it is they who close a connection: a
 		// server that closes first races with the next request.
 		IdleTimeout: 2 * time.Minute,

@@ -20,6 +20,9 @@ func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *auth.Token) er
 			return refuse(notReady, err.Error())
 		}
 	}
+	if a.bodies.overloaded() {
+		return refuse(notReady, "nearly all of the memory for request bodies is taken")
+	}
 	return writeStatus(w, "ready")
 }
 

@@ -50,11 +50,16 @@ type tailQuery struct {
 }
 
 // getEvents streams accepted events.
-func (a *API) getEvents(w http.ResponseWriter, r *http.Request, _ *auth.Token) error {
+func (a *API) getEvents(w http.ResponseWriter, r *http.Request, who *auth.Token) error {
 	q, err := a.parseTail(r)
 	if err != nil {
 		return err
 	}
+	end, err := a.beginTail(who)
+	if err != nil {
+		return err
+	}
+	defer end()
 	select {
 	case a.tails <- struct{}{}:
 		defer func() { <-a.tails }()

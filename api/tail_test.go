@@ -30,7 +30,7 @@ type tailRig struct {
 	api    *api.API
 }
 
-func newTailRig(t testing.TB) *tailRig {
+func newTailRig(t testing.TB, edit ...func(*api.Config)) *tailRig {
 	t.Helper()
 	now := func() time.Time { return noon }
 	agg, err := aggregator.Open(aggregator.Config{Dir: t.TempDir(), Store: storetest.NewMemory(1), Meters: meter.Builtin(), Retention: retention, Now: now})
@@ -38,7 +38,7 @@ func newTailRig(t testing.TB) *tailRig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = agg.Close() })
-	r := newRig(t, func(c *api.Config) { c.Accepter, c.Tails = agg, agg })
+	r := newRig(t, append(edit, func(c *api.Config) { c.Accepter, c.Tails = agg, agg })...)
 	handler := r.handler.(*api.API)
 	tr := &tailRig{rig: r, t: t, server: httptest.NewUnstartedServer(handler), api: handler}
 	tr.server.Config = api.Server(handler, r.cfg.Logger)
@@ -309,34 +309,40 @@ func TestTailCompresses(t *testing.T) {
 	}
 }
 
-// TestTailStreamsAreBounded opens as many as there may be, and one more.
+// TestTailStreamsAreBounded opens as many as there may be, and one more: of one token, and of all.
 func TestTailStreamsAreBounded(t *testing.T) {
 	t.Parallel()
-	r := newTailRig(t)
-	var first *stream
-	for range 64 {
-		s := r.open("follow=true")
-		if first == nil {
-			first = s
-		}
+	for _, tc := range []struct {
+		name, quotas, code string
+		streams, status    int
+	}{
+		{"of one token", "- {role: admin, concurrent_tails: 3}\n", "quota_exceeded", 3, http.StatusTooManyRequests},
+		{"of all", "- {role: admin, concurrent_tails: 0}\n", "overloaded", 64, http.StatusServiceUnavailable},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r := newTailRig(t, withQuotas(t, tc.quotas))
+			first := r.open("follow=true")
+			for range tc.streams - 1 {
+				r.open("follow=true")
+			}
+			rec := r.call("GET", events, "admin", "")
+			if rec.Code != tc.status || rec.Header().Get("Retry-After") == "" || !strings.Contains(rec.Body.String(), tc.code) {
+				t.Errorf("one more: %d %s", rec.Code, rec.Body)
+			}
+			if text := r.metricsText(); !strings.Contains(text, fmt.Sprintf("usaged_tail_streams %d\n", tc.streams)) {
+				t.Errorf("metrics:\n%s", text)
+			}
+			first.stop()
+			for range 1000 { // the server notices
+				if rec = r.call("GET", events, "admin", ""); rec.Code == http.StatusOK {
+					return
+				}
+				<-time.After(5 * time.Millisecond)
+			}
+			t.Errorf("after one has gone: %d %s", rec.Code, rec.Body)
+		})
 	}
-	rec := r.call("GET", events, "admin", "")
-	if rec.Code != http.StatusServiceUnavailable || rec.Header().Get("Retry-After") == "" || !strings.Contains(rec.Body.String(), `"overloaded"`) {
-		t.Errorf("one more: %d %s", rec.Code, rec.Body)
-	}
-	var text bytes.Buffer
-	r.set.WritePrometheus(&text)
-	if !strings.Contains(text.String(), "usaged_tail_streams 64") {
-		t.Errorf("metrics:\n%s", &text)
-	}
-	first.stop()
-	for range 1000 { // the server notices
-		if rec = r.call("GET", events, "admin", ""); rec.Code == http.StatusOK {
-			return
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-	t.Errorf("after one has gone: %d %s", rec.Code, rec.Body)
 }
 
 func TestTailHead(t *testing.T) {

@@ -48,6 +48,8 @@ type Origin struct {
 type Batch struct {
 	// N is the number of events.
 	N int
+	// IDs is the number of those whose sender chose their id.
+	IDs int
 	// Single says that the body was one JSON object.
 	Single bool
 	// Entries are the encoded events, each behind its length as a uvarint.
@@ -486,6 +488,7 @@ func (d *Decoder) append(f *fields) {
 	var flags byte
 	if f.seen&hasID != 0 {
 		flags |= flagID | flagTypedID
+		d.batch.IDs++
 	}
 	if d.origin.Bound {
 		flags |= flagBound

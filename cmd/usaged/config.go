@@ -22,6 +22,7 @@ import (
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store/redis"
 	"usaged/api/auth"
+	"usaged/api/quota"
 	"usaged/exporter/embedded"
 	"usaged/rules/price"
 	"usaged/rules/quiet"
@@ -39,6 +40,7 @@ type config struct {
 	retentionSize units.Base2Bytes
 	tokensFile    string
 	issuersFile   string // empty: no JSON Web Tokens
+	quotasFile    string // empty: the defaults
 	metersFile    string
 	quietFile     string
 	pricesFile    string
@@ -110,6 +112,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 		StringVar(&cfg.tokensFile)
 	flag("auth.issuers-file", "File with the OpenID Connect providers whose JSON Web Tokens are accepted beside the tokens of the tokens file. Read again at a reload. Default: none.").
 		StringVar(&cfg.issuersFile)
+	flag("auth.quotas-file", "File with what each role or token may send and ask for, where the defaults do not suit. Read again at a reload. Default: none.").
+		StringVar(&cfg.quotasFile)
 	flag("meters.file", "File with more meters: what to count beside users, queries, dashboards and llm-tokens. Read again at a reload. Default: none.").
 		StringVar(&cfg.metersFile)
 	flag("quiet.file", "File with planned quiet times, in which fewer events are no cause for concern. Read again at a reload. Default: none.").
@@ -229,6 +233,9 @@ func (cfg *config) checkFiles() error {
 	}
 	if cfg.issuersFile != "" {
 		errs = append(errs, auth.CheckIssuers(cfg.issuersFile))
+	}
+	if _, err := quota.Load(cfg.quotasFile); err != nil {
+		errs = append(errs, err)
 	}
 	if cfg.redis.URL != "" {
 		errs = append(errs, redis.Check(cfg.redis))

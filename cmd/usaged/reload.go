@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// reload reads again what can be read again: the tokens, the issuers, the meters, the quiet times, the prices, and what the embedded
+// reload reads again what can be read again: the tokens, the issuers, the quotas, the meters, the quiet times, the prices, and what the embedded
 // Prometheus is told by files. All files are checked before any is put in force, so that a fault in one changes nothing. What can fail
 // even so, as on a full disk, comes first, and the error says what is in force.
 func (d *daemon) reload() error {
@@ -23,7 +23,8 @@ func (d *daemon) reload() error {
 	if d.issuers != nil {
 		steps = append(steps, step{"the issuers", d.issuers.Reload})
 	}
-	steps = append(steps, step{"the meters", d.reloadMeters}, step{"the tokens", d.auth.Reload}, step{"the quiet times", d.quiet.Reload},
+	steps = append(steps, step{"the meters", d.reloadMeters}, step{"the tokens", d.auth.Reload},
+		step{"the quotas", d.reloadQuotas}, step{"the quiet times", d.quiet.Reload},
 		step{"the prices", d.prices.Reload})
 	var done []string
 	for _, s := range steps {

@@ -37,6 +37,7 @@ import (
 	"usaged/aggregator/store/sqlite"
 	"usaged/api"
 	"usaged/api/auth"
+	"usaged/api/quota"
 	"usaged/exporter"
 	"usaged/exporter/backfill"
 	"usaged/exporter/embedded"
@@ -142,6 +143,7 @@ type daemon struct {
 	metrics    *exporter.Handler
 	damaged    *aside.Shelf
 	auth       *auth.Tokens
+	quotas     *quota.Accounts
 	issuers    *auth.Issuers // nil where no issuers file is named
 	agg        *aggregator.Aggregator
 	reader     *rollup.Reader
@@ -180,6 +182,11 @@ func (d *daemon) tokens() (err error) {
 				"files", filepath.Join(d.cfg.dataDir, "<role>.token"))
 		}
 	}
+	quotas, err := quota.Load(d.cfg.quotasFile)
+	if err != nil {
+		return err
+	}
+	d.quotas = quota.NewAccounts(quotas, nil)
 	if d.auth, err = auth.LoadTokens(d.cfg.tokensFile); err != nil || d.cfg.issuersFile == "" {
 		return err
 	}
@@ -297,6 +304,16 @@ func (d *daemon) reloadMeters() error {
 	return d.agg.SetMeters(meters)
 }
 
+// reloadQuotas puts the quotas of the file in force.
+func (d *daemon) reloadQuotas() error {
+	cfg, err := quota.Load(d.cfg.quotasFile)
+	if err != nil {
+		return err
+	}
+	d.quotas.Configure(cfg)
+	return nil
+}
+
 // export registers what /metrics shows beside what the packages have registered themselves.
 func (d *daemon) export(open *closers) error {
 	usage, err := exporter.NewUsage(exporter.UsageConfig{
@@ -390,6 +407,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
 		Issuers:     d.issuers,
+		Quotas:      d.quotas,
 		Ready:       d.ready,
 		Metrics:     d.metrics,
 		MetricsAuth: d.cfg.metricsAuth,
