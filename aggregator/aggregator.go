@@ -37,6 +37,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
 	"usaged/aggregator/seqset"
@@ -92,7 +93,7 @@ type Aggregator struct {
 	log      *slog.Logger
 	metrics  *aggregatorMetrics
 	journal  *journal.Journal
-	accounts *accounts
+	accounts *ledger.Ledger
 	labels   *labels
 	applier  *applier
 	history  *history
@@ -103,7 +104,7 @@ type Aggregator struct {
 	hurry atomic.Int32
 
 	othersMu sync.Mutex
-	others   []OtherProducer // as the store said last; replaced, never changed
+	others   []ledger.Other // as the store said last; replaced, never changed
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -130,7 +131,7 @@ func Open(cfg Config) (*Aggregator, error) {
 	a := &Aggregator{
 		cfg:      cfg,
 		log:      cfg.Log.With("component", "aggregator"),
-		accounts: newAccounts(cfg.Store.Partitions()),
+		accounts: ledger.New(cfg.Store.Partitions()),
 	}
 	err := refuseDrained(cfg.Dir)
 	if err != nil {
@@ -177,7 +178,7 @@ func (a *Aggregator) begin() (err error) {
 	a.applier.identity, a.applier.checkpoints = id, cps
 	a.report(found)
 	if found.lost != (seqset.Run{}) {
-		a.accounts.gap(found.lost)
+		a.accounts.Gap(found.lost)
 	}
 	if err := a.applier.recoverAccepted(); err != nil {
 		return fmt.Errorf("recover accounts: %w", err)

@@ -140,7 +140,7 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 	p.check(ctx)
 	p.collect()
 	p.adopt()
-	counted := p.a.accounts.countedThrough()
+	counted := p.a.accounts.CountedThrough()
 	if counted == p.position && p.a.journal.End() == p.position {
 		p.setOldest(time.Time{})
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"usaged/aggregator/durable"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/seqset"
 )
@@ -23,10 +24,10 @@ type checkpoint struct {
 	// Seq is the sequence number of the segment's last event.
 	Seq uint64 `json:"seq"`
 	// Accepted has the number of events per type up to Seq, without the damaged ones, which are in Damaged.
-	Accepted counts       `json:"accepted"`
-	Damaged  []seqset.Run `json:"damaged,omitempty"`
+	Accepted ledger.Counts `json:"accepted"`
+	Damaged  []seqset.Run  `json:"damaged,omitempty"`
 	// Newest is when the last event of each type was accepted.
-	Newest times `json:"newest,omitempty"`
+	Newest ledger.Times `json:"newest,omitempty"`
 	// Totals are the lifetime totals per producer id and partition.
 	Totals map[string][]meter.Totals `json:"totals"`
 }
@@ -120,7 +121,7 @@ func (c *checkpoints) newest() *checkpoint {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.list) == 0 {
-		return &checkpoint{Segment: -1, Accepted: counts{}, Newest: times{}, Totals: map[string][]meter.Totals{}}
+		return &checkpoint{Segment: -1, Accepted: ledger.Counts{}, Newest: ledger.Times{}, Totals: map[string][]meter.Totals{}}
 	}
 	return c.list[len(c.list)-1]
 }
@@ -177,7 +178,7 @@ func (c *checkpoints) rebase(first int) error {
 // clone copies what a checkpoint counts, as the beginning of the next.
 func (cp *checkpoint) clone() *checkpoint {
 	next := &checkpoint{
-		Seq: cp.Seq, Accepted: maps.Clone(cp.Accepted), Damaged: slices.Clone(cp.Damaged), Newest: times{}, Totals: map[string][]meter.Totals{},
+		Seq: cp.Seq, Accepted: maps.Clone(cp.Accepted), Damaged: slices.Clone(cp.Damaged), Newest: ledger.Times{}, Totals: map[string][]meter.Totals{},
 	}
 	maps.Copy(next.Newest, cp.Newest)
 	for id, partitions := range cp.Totals {

@@ -10,6 +10,7 @@ import (
 	"usaged/aggregator/event"
 	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/seqset"
 )
@@ -42,7 +43,7 @@ func (p *applier) connect(ctx context.Context) error {
 	if slices.ContainsFunc(p.partitions, func(c *partition) bool { return !c.onLastProducer() }) {
 		p.rewind(p.position) // a partition that is with an earlier producer reads on its own until it has caught up
 	} else {
-		p.rewind(p.a.accounts.countedThrough())
+		p.rewind(p.a.accounts.CountedThrough())
 	}
 	p.connected = true
 	p.setOldest(time.Time{})
@@ -61,7 +62,7 @@ func (p *applier) adopt() {
 		}
 	}
 	now := time.Now()
-	if len(loaded) == 0 && (!p.a.accounts.recountDue() || now.Before(p.recountAt)) {
+	if len(loaded) == 0 && (!p.a.accounts.RecountDue() || now.Before(p.recountAt)) {
 		return
 	}
 	err := p.recount(loaded)
@@ -81,22 +82,22 @@ func (p *applier) adopt() {
 // partitions that were loaded go on from where the store has them. Everything is counted aside and then adopted at once: on an
 // error all stays as it was.
 func (p *applier) recount(loaded []*partition) error {
-	moved, totals := map[int]uint64{}, map[totalsOf]meter.Totals{}
+	moved, totals := map[int]uint64{}, map[ledger.Of]meter.Totals{}
 	for _, c := range loaded {
 		moved[c.index] = c.loaded.position
 		for k, st := range c.loaded.producers {
-			totals[totalsOf{p.identity.Producers[k].ID, c.index}] = st.Totals
+			totals[ledger.Of{Producer: p.identity.Producers[k].ID, Partition: c.index}] = st.Totals
 		}
 	}
-	r := p.a.accounts.beginRecount(moved)
-	p.awaitVisible(r.through)
+	r := p.a.accounts.BeginRecount(moved)
+	p.awaitVisible(r.Through)
 	waiting, found, err := p.countPending(r)
 	if err != nil {
-		p.a.accounts.abandonRecount()
+		p.a.accounts.AbandonRecount()
 		return err
 	}
 	p.verdicts.AddAll(found)
-	p.a.accounts.finishRecount(waiting, totals, moved, p.identity.spans())
+	p.a.accounts.FinishRecount(waiting, totals, moved, p.identity.spans())
 	for _, c := range loaded {
 		for _, st := range c.loaded.producers {
 			p.a.labels.Learn(st.Totals)
@@ -107,19 +108,19 @@ func (p *applier) recount(loaded []*partition) error {
 }
 
 // countPending reads the journal for a recount.
-func (p *applier) countPending(r *recount) (pending waiting, found *seqset.Set, err error) {
-	pending, found = waiting{counts{}, map[string]uint64{}}, &seqset.Set{}
-	least := slices.Min(r.positions)
+func (p *applier) countPending(r *ledger.Recount) (pending ledger.Waiting, found *seqset.Set, err error) {
+	pending, found = ledger.Waiting{Types: ledger.Counts{}, Producers: map[string]uint64{}}, &seqset.Set{}
+	least := slices.Min(r.Positions)
 	var failure error
 	err = p.records(least, func(rec *journal.Record) bool {
 		if rec.Note != nil {
 			failure = ids.DecodeVerdict(rec.Note, found)
 			return failure == nil
 		}
-		each(p.users, rec, least, r.through, func(seq uint64, v *event.View, user userInfo) {
-			if seq > r.positions[user.partition] {
-				pending.types[string(v.Type)]++
-				pending.producers[p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID]++
+		each(p.users, rec, least, r.Through, func(seq uint64, v *event.View, user userInfo) {
+			if seq > r.Positions[user.partition] {
+				pending.Types[string(v.Type)]++
+				pending.Producers[p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID]++
 			}
 		})
 		return true
@@ -149,7 +150,7 @@ const reloadInterval = time.Minute
 // checkBalance looks whether the accounts balance. Where they don't, all that they are made of is counted anew: the totals are read from
 // the store, and what is pending from the journal.
 func (p *applier) checkBalance(now time.Time) {
-	accepted, accounted, wrong := p.a.accounts.imbalance()
+	accepted, accounted, wrong := p.a.accounts.Imbalance()
 	if !wrong {
 		if p.unbalanced {
 			p.log.Info("the ledger balances again", "accepted", accepted)
@@ -186,19 +187,19 @@ func (p *applier) recoverAccepted() error {
 	cp := p.checkpoints.newest().clone()
 	if start := p.a.journal.Start(); cp.Seq+1 < start {
 		p.log.Error("a checkpoint is missing: the types of the oldest events are unknown", "events", start-1-cp.Seq)
-		cp.Accepted.add(event.Other, start-1-cp.Seq)
+		cp.Accepted.Add(event.Other, start-1-cp.Seq)
 		cp.Seq = start - 1
 	}
 	for _, r := range cp.Damaged {
-		p.a.accounts.gap(r)
+		p.a.accounts.Gap(r)
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
 		each(p.users, rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
-			cp.Accepted.add(string(v.Type), 1)
-			cp.Newest.set(string(v.Type), v.AcceptedMillis)
+			cp.Accepted.Add(string(v.Type), 1)
+			cp.Newest.Set(string(v.Type), v.AcceptedMillis)
 		})
 		return true
 	})
-	p.a.accounts.restore(cp.Accepted, cp.Newest, p.a.journal.End())
+	p.a.accounts.Restore(cp.Accepted, cp.Newest, p.a.journal.End())
 	return err
 }

@@ -6,6 +6,7 @@ import (
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/ids"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
@@ -105,7 +106,7 @@ type batch struct {
 	claimants  []uint64          // the events that make the claims
 	checkers   []uint64          // the events that make the checks
 	duplicates []uint64          // must have a verdict in the journal before the batch is sent
-	moved      counts            // events per type that it takes from pending, duplicates included
+	moved      ledger.Counts     // events per type that it takes from pending, duplicates included
 	stats      meter.Stats       // of the fold
 	overflow   map[string]uint64 // see meter.Delta.Overflow
 	unverified uint64
@@ -116,7 +117,7 @@ type batch struct {
 func newBatch(of store.Batch, f *fold, totals meter.Totals, admitted func(string) string) *batch {
 	delta := f.folder.Delta()
 	b := &batch{
-		Batch: of, claimants: f.claimants, checkers: f.checkers, duplicates: f.duplicates, moved: counts{},
+		Batch: of, claimants: f.claimants, checkers: f.checkers, duplicates: f.duplicates, moved: ledger.Counts{},
 		stats: f.folder.Stats(), overflow: delta.Overflow, unverified: f.unverified,
 	}
 	for s, n := range delta.Totals {
@@ -124,7 +125,7 @@ func newBatch(of store.Batch, f *fold, totals meter.Totals, admitted func(string
 			b.moved[s.A] += n
 		}
 	}
-	b.Days, b.Totals = delta.Days, addTotals(maps.Clone(totals), delta.Totals, admitted)
+	b.Days, b.Totals = delta.Days, ledger.AddTotals(maps.Clone(totals), delta.Totals, admitted)
 	b.Claims, b.Checks = f.claims, f.checks
 	return b
 }

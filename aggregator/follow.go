@@ -80,7 +80,7 @@ func (p *applier) gather() (n int, position uint64, err error) {
 func (p *applier) noteWaiting(rec *journal.Record, first bool, position uint64) {
 	switch {
 	case !first:
-	case p.a.accounts.countedThrough() == position:
+	case p.a.accounts.CountedThrough() == position:
 		p.setOldest(rec.At)
 	default:
 		p.waitsSince(rec.At)
@@ -122,7 +122,7 @@ func (p *applier) hand(ctx context.Context, position uint64) {
 		switch {
 		case !moved:
 		case c.fold.empty():
-			p.a.accounts.advance(c.index, position)
+			p.a.accounts.Advance(c.index, position)
 		default:
 			p.start(c, task{ctx: ctx, through: position})
 		}
@@ -132,7 +132,7 @@ func (p *applier) hand(ctx context.Context, position uint64) {
 // begin prepares the live partitions for a fold up to and including through, and returns false where there are none. Where all
 // have fallen back the applier moves back to the furthest.
 func (p *applier) begin() (through uint64, taken bool, err error) {
-	if least := p.a.accounts.countedThrough(); least < p.position && !slices.ContainsFunc(p.partitions, (*partition).holdsPosition) {
+	if least := p.a.accounts.CountedThrough(); least < p.position && !slices.ContainsFunc(p.partitions, (*partition).holdsPosition) {
 		p.rewind(least)
 	}
 	e, through, err := p.a.history.at(p.position + 1)
@@ -217,7 +217,7 @@ func (p *applier) records(after uint64, f func(*journal.Record) bool) error {
 // event read, end the last one that was durable when the reader came to its end. It returns the later of the two.
 func (p *applier) endDamaged(position, end uint64) uint64 {
 	if position < end {
-		p.a.accounts.gap(seqset.Run{First: position + 1, Last: end})
+		p.a.accounts.Gap(seqset.Run{First: position + 1, Last: end})
 	}
 	return max(position, end)
 }
@@ -225,7 +225,7 @@ func (p *applier) endDamaged(position, end uint64) uint64 {
 // noteGap accounts for events that are damaged.
 func (p *applier) noteGap(rec *journal.Record) {
 	if rec.Gap > 0 {
-		p.a.accounts.gap(seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
+		p.a.accounts.Gap(seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
 	}
 }
 

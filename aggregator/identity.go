@@ -12,6 +12,7 @@ import (
 
 	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
@@ -300,30 +301,20 @@ func (id *identity) before(producer int) (events uint64, known bool) {
 	return 0, false
 }
 
-// span are producers in a row of which it is known how many events they have between them: normally one.
-type span struct {
-	producers []string
-	// before is how many events of the journal count under the producers before these. Theirs lie after event after and end with
-	// through, in some partition.
-	before, after, through uint64
-}
-
-func (s *span) last() string { return s.producers[len(s.producers)-1] }
-
 // spans returns the producers with their numbers of events. Where it is not known at which number of events one began, it is in
 // one span with the one before.
-func (id *identity) spans() []span {
-	var spans []span
+func (id *identity) spans() []ledger.Span {
+	var spans []ledger.Span
 	for k, p := range id.Producers {
 		n, known := id.before(k)
 		if known || k == 0 {
-			spans = append(spans, span{before: n, after: slices.Min(p.From)})
+			spans = append(spans, ledger.Span{Before: n, After: slices.Min(p.From)})
 		}
 		s := &spans[len(spans)-1]
-		s.producers = append(s.producers, p.ID)
-		s.through = allEvents
+		s.Producers = append(s.Producers, p.ID)
+		s.Through = allEvents
 		if k+1 < len(id.Producers) {
-			s.through = slices.Max(id.Producers[k+1].From)
+			s.Through = slices.Max(id.Producers[k+1].From)
 		}
 	}
 	return spans

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/seqset"
 )
@@ -58,7 +58,7 @@ func (p *applier) checkpoint() error {
 		return nil
 	}
 	newest := p.checkpoints.newest()
-	applied := p.a.accounts.countedThrough()
+	applied := p.a.accounts.CountedThrough()
 	for _, seg := range p.a.journal.Segments() {
 		if !seg.Sealed || seg.Index <= newest.Segment || seg.Last > applied {
 			continue
@@ -81,22 +81,18 @@ func (p *applier) checkpoint() error {
 
 // current returns the checkpoint of a segment at whose end all partitions stand now, nil where they don't.
 func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
-	a := p.a.accounts
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if seg.Last != applied || slices.ContainsFunc(a.positions, func(position uint64) bool { return position != applied }) {
+	if seg.Last != applied {
 		return nil
 	}
-	cp := &checkpoint{Accepted: counts{}, Newest: maps.Clone(a.newest), Totals: map[string][]meter.Totals{}}
-	for _, r := range a.gaps.Runs() {
-		if r.Last <= applied {
-			cp.Damaged = append(cp.Damaged, r)
-		}
+	now, ok := p.a.accounts.At(applied)
+	if !ok {
+		return nil
 	}
+	cp := &checkpoint{Accepted: ledger.Counts{}, Newest: now.Newest, Damaged: now.Damaged, Totals: map[string][]meter.Totals{}}
 	for _, producer := range p.identity.Producers {
 		for i := range p.partitions {
 			totals := cp.totals(producer.ID, i, len(p.partitions))
-			maps.Copy(totals, a.totals[totalsOf{producer.ID, i}])
+			maps.Copy(totals, now.Totals[ledger.Of{Producer: producer.ID, Partition: i}])
 			for s, n := range totals { // everything accepted up to here is one of the two
 				if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
 					cp.Accepted[s.A] += n // admitted when it was accepted
@@ -131,8 +127,8 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 			cp.Damaged = append(cp.Damaged, seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
 		}
 		each(p.users, rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
-			cp.Accepted.add(string(v.Type), 1)
-			cp.Newest.set(string(v.Type), v.AcceptedMillis)
+			cp.Accepted.Add(string(v.Type), 1)
+			cp.Newest.Set(string(v.Type), v.AcceptedMillis)
 			switch f := again.folder(user.partition, seq); {
 			case f == nil:
 			case verdicts.Has(seq):
@@ -156,7 +152,7 @@ func (p *applier) retire() {
 		total += seg.Bytes
 	}
 	through, early := -1, false
-	newest, applied := p.checkpoints.newest().Segment, p.a.accounts.countedThrough() // which is before the newest where the store has lost something
+	newest, applied := p.checkpoints.newest().Segment, p.a.accounts.CountedThrough() // which is before the newest where the store has lost something
 	for _, seg := range segments {
 		tooLarge := p.a.cfg.RetentionBytes > 0 && total > p.a.cfg.RetentionBytes
 		expired := seg.Newest.Before(deadline)

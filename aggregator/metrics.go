@@ -90,16 +90,16 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 		m.labelOverflow(name)
 	}
 	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return p.lag().Seconds() })
-	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.pendingEvents()) })
+	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.Pending()) })
 	set.NewGauge("usaged_ledger_unbalanced", func() float64 {
-		_, _, wrong := p.a.accounts.imbalance()
+		_, _, wrong := p.a.accounts.Imbalance()
 		return boolValue(wrong)
 	})
 	for state, name := range partitionStates {
 		set.NewGauge(fmt.Sprintf("usaged_apply_partitions{state=%q}", name), func() float64 { return float64(p.inState(partitionState(state))) })
 	}
 	set.NewGauge("usaged_fenced", func() float64 { return boolValue(p.isFenced()) })
-	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.isKnown()) })
+	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.Known()) })
 	if reg != nil {
 		if err := reg.Register(m.applyDuration); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/store"
 )
@@ -130,9 +131,9 @@ func (c *partition) workIn(state partitionState, t task) error {
 func (c *partition) current() partitionState  { return partitionState(c.state.Load()) }
 func (c *partition) become(s partitionState)  { c.state.Store(int32(s)) }
 func (c *partition) is(s partitionState) bool { return c.current() == s }
-func (c *partition) position() uint64         { return c.p.a.accounts.position(c.index) }
+func (c *partition) position() uint64         { return c.p.a.accounts.Position(c.index) }
 func (c *partition) id() string               { return c.p.identity.Producers[c.producer].ID }
-func (c *partition) totalsOf() totalsOf       { return totalsOf{c.id(), c.index} }
+func (c *partition) totalsOf() ledger.Of      { return ledger.Of{Producer: c.id(), Partition: c.index} }
 func (c *partition) onLastProducer() bool     { return c.producer == len(c.p.identity.Producers)-1 }
 func (c *partition) full() bool               { return c.folding && c.overfull() }
 
@@ -218,12 +219,12 @@ func (c *partition) read(target uint64) error {
 // endFold makes the batch of a fold that ends at an event, none where nothing was folded.
 func (c *partition) endFold(last uint64) {
 	if c.fold.empty() {
-		c.p.a.accounts.advance(c.index, last)
+		c.p.a.accounts.Advance(c.index, last)
 		return
 	}
 	c.batch = newBatch(store.Batch{
 		Producer: c.id(), Session: c.session, Partition: c.index, Prev: c.stored, Last: last,
-	}, &c.fold, c.totals, c.p.a.accounts.name)
+	}, &c.fold, c.totals, c.p.a.accounts.Name)
 }
 
 // send has the store apply the batch, if there is one. On an error it is kept, and sent again by the next task.
@@ -275,7 +276,7 @@ func (c *partition) finish(out store.Outcome) {
 	c.stored = b.Last
 	maps.Copy(c.totals, b.Totals)
 	c.p.a.metrics.applied(b.stats, out.Overflow, b.overflow, b.unverified) // first: who sees nothing pending sees it
-	c.p.a.accounts.apply(c.totalsOf(), b.moved, b.Totals, b.Last)
+	c.p.a.accounts.Apply(c.totalsOf(), b.moved, b.Totals, b.Last)
 }
 
 // confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.

@@ -68,16 +68,7 @@ func (a *Aggregator) Past(ctx context.Context, cfg PastConfig) (*Past, error) {
 
 // LateEvents returns how many events were counted that had been created an hour or more before they were accepted, and false
 // while that is not known.
-func (a *Aggregator) LateEvents() (n uint64, known bool) {
-	a.accounts.mu.Lock()
-	defer a.accounts.mu.Unlock()
-	for s, events := range a.accounts.sum {
-		if s.Family == meter.FamilyLate {
-			n += events
-		}
-	}
-	return n, a.accounts.known
-}
+func (a *Aggregator) LateEvents() (n uint64, known bool) { return a.accounts.Late() }
 
 // Accepted returns the number of the last event that was accepted, 0 where there is none.
 func (a *Aggregator) Accepted() uint64 { return a.journal.End() }
@@ -92,7 +83,7 @@ func (a *Aggregator) awaitApplied(ctx context.Context, through uint64) error {
 		if a.applier.isFenced() {
 			return ErrFenced
 		}
-		if a.accounts.isKnown() && a.storeHas(ctx, through) {
+		if a.accounts.Known() && a.storeHas(ctx, through) {
 			return nil
 		}
 		select {

@@ -139,7 +139,7 @@ func (r *rebuilder) pause(ctx context.Context, wait time.Duration) {
 
 // step does all that is ordered and can be done now.
 func (r *rebuilder) step(ctx context.Context) error {
-	if !r.a.accounts.isKnown() || r.a.applier.isFenced() {
+	if !r.a.accounts.Known() || r.a.applier.isFenced() {
 		return nil
 	}
 	waits := false

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 )
 
@@ -19,7 +20,7 @@ type refold struct {
 
 // refoldKey names the events of one fold.
 type refoldKey struct {
-	of    totalsOf
+	of    ledger.Of
 	epoch *epoch
 }
 
@@ -31,7 +32,7 @@ func (r *refold) folder(partition int, seq uint64) *meter.Folder {
 		}
 	}
 	identity := r.p.identity
-	key := refoldKey{totalsOf{identity.Producers[identity.producerOf(partition, seq)].ID, partition}, r.epoch}
+	key := refoldKey{ledger.Of{Producer: identity.Producers[identity.producerOf(partition, seq)].ID, Partition: partition}, r.epoch}
 	f := r.folds[key]
 	if f == nil {
 		f = meter.NewFolder(r.epoch.Meters, r.p.a.labels.Labels)
@@ -44,7 +45,7 @@ func (r *refold) folder(partition int, seq uint64) *meter.Folder {
 // addTo adds what was folded to a checkpoint.
 func (r *refold) addTo(cp *checkpoint) error {
 	for key, f := range r.folds {
-		addTotals(cp.totals(key.of.producer, key.of.partition, len(r.p.partitions)), f.Delta().Totals, cp.Accepted.admit)
+		ledger.AddTotals(cp.totals(key.of.Producer, key.of.Partition, len(r.p.partitions)), f.Delta().Totals, cp.Accepted.Admit)
 	}
 	return errors.Join(r.err, r.p.a.labels.save())
 }

@@ -15,6 +15,7 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/rollup"
 	"usaged/api/auth"
@@ -58,7 +59,7 @@ type Rebuilder interface {
 
 // Ledger gives the accounts of this data directory.
 type Ledger interface {
-	Ledger(ctx context.Context) (*aggregator.Ledger, error)
+	Ledger(ctx context.Context) (*ledger.Report, error)
 }
 
 // Config is what an API is made of. Fields are required unless they say otherwise.

@@ -24,6 +24,7 @@ import (
 
 	"usaged/aggregator"
 	"usaged/aggregator/event"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/rollup"
 	"usaged/aggregator/tail"
@@ -223,16 +224,16 @@ func (f *rebuilds) RebuildMeter(name string) error {
 // books is a Ledger.
 type books struct{ err error }
 
-func (b books) Ledger(context.Context) (*aggregator.Ledger, error) {
+func (b books) Ledger(context.Context) (*ledger.Report, error) {
 	if b.err != nil {
 		return nil, b.err
 	}
-	acc := aggregator.Account{Accepted: 10, Counted: 6, Duplicates: 2, Pending: 2}
+	acc := ledger.Account{Accepted: 10, Counted: 6, Duplicates: 2, Pending: 2}
 	all := acc
 	all.Accepted, all.Damaged = 11, 1
-	return &aggregator.Ledger{
-		Producers: []string{"0193a1"}, All: all, Types: map[string]aggregator.Account{"sql_generation": acc, "b": {}},
-		Others: []aggregator.OtherProducer{{ID: "0193b2", Counted: 5, Duplicates: 1}},
+	return &ledger.Report{
+		Producers: []string{"0193a1"}, All: all, Types: map[string]ledger.Account{"sql_generation": acc, "b": {}},
+		Others: []ledger.Other{{ID: "0193b2", Counted: 5, Duplicates: 1}},
 	}, nil
 }
 

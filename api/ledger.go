@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"usaged/aggregator"
+	"usaged/aggregator/ledger"
 	"usaged/api/auth"
 )
 
@@ -24,13 +24,13 @@ func (a *API) getLedger(w http.ResponseWriter, r *http.Request, _ *auth.Token) e
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), ledgerTimeout)
 	defer cancel()
-	ledger, err := a.cfg.Ledger.Ledger(ctx)
+	report, err := a.cfg.Ledger.Ledger(ctx)
 	if err != nil {
 		return refuseReading(r, fmt.Errorf("read ledger: %w", err))
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return streamJSON(w, func(s *stream) {
-		s.ledger(ledger)
+		s.ledger(report)
 		s.raw(`,"rejected":{`)
 		i := 0
 		for c, counter := range a.metrics.rejected {
@@ -45,7 +45,7 @@ func (a *API) getLedger(w http.ResponseWriter, r *http.Request, _ *auth.Token) e
 }
 
 // ledger encodes the accounts and leaves the object open.
-func (s *stream) ledger(l *aggregator.Ledger) {
+func (s *stream) ledger(l *ledger.Report) {
 	s.raw(`{"producers":[`)
 	for i, id := range l.Producers {
 		if i > 0 {
@@ -77,7 +77,7 @@ func (s *stream) ledger(l *aggregator.Ledger) {
 	s.raw(strconv.FormatBool(l.OthersStale))
 }
 
-func (s *stream) account(acc aggregator.Account) {
+func (s *stream) account(acc ledger.Account) {
 	s.raw(`{"accepted":`)
 	s.number(acc.Accepted)
 	s.raw(`,"counted":`)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"usaged/aggregator"
+	"usaged/aggregator/ledger"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/rollup"
 	"usaged/aggregator/store/sqlite"
@@ -66,11 +67,11 @@ func (r *rig) settle(t *testing.T) {
 	t.Helper()
 	waittest.Until(t, "apply what was accepted", func() error {
 		rec := r.call("GET", "/api/v1/usage/ledger", "admin", "")
-		var ledger struct{ All aggregator.Account }
-		if err := json.Unmarshal(rec.Body.Bytes(), &ledger); err != nil {
+		var books struct{ All ledger.Account }
+		if err := json.Unmarshal(rec.Body.Bytes(), &books); err != nil {
 			t.Fatalf("status %d, %s: %v", rec.Code, rec.Body, err)
 		}
-		all := ledger.All
+		all := books.All
 		if all.Accepted != all.Counted+all.Duplicates+all.Pending+all.Damaged {
 			t.Fatalf("the ledger doesn't add up: %+v", all)
 		}

@@ -1,4 +1,4 @@
-package aggregator
+package ledger
 
 import (
 	"usaged/aggregator/event"
@@ -9,11 +9,11 @@ import (
 // is decided when they are first accepted; further ones are counted together under event.Other.
 const maxLifetimeTypes = 1_000
 
-// counts are numbers of events per type.
-type counts map[string]uint64
+// Counts are numbers of events per type.
+type Counts map[string]uint64
 
-// admit returns the name under which a type is counted, and makes room for it if it is new and there is some.
-func (c counts) admit(eventType string) string {
+// Admit returns the name under which a type is counted, and makes room for it if it is new and there is some.
+func (c Counts) Admit(eventType string) string {
 	if _, known := c[eventType]; known {
 		return eventType
 	}
@@ -28,12 +28,12 @@ func (c counts) admit(eventType string) string {
 	return eventType
 }
 
-// add counts events of a type under the name that admit gives it.
-func (c counts) add(eventType string, n uint64) { c[c.admit(eventType)] += n }
+// Add counts events of a type under the name that Admit gives it.
+func (c Counts) Add(eventType string, n uint64) { c[c.Admit(eventType)] += n }
 
 // subtract takes events of a type away. Where there are fewer than that it leaves none, and sets impossible: the numbers are wrong
 // somewhere, and must be counted anew.
-func (c counts) subtract(eventType string, n uint64, impossible *bool) {
+func (c Counts) subtract(eventType string, n uint64, impossible *bool) {
 	if c[eventType] < n {
 		*impossible = true
 		n = c[eventType]
@@ -41,9 +41,9 @@ func (c counts) subtract(eventType string, n uint64, impossible *bool) {
 	c[eventType] -= n
 }
 
-// addTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
+// AddTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
 // under which an event type is counted. A total stays at meter.MaxLifetime.
-func addTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {
+func AddTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {
 	changed := meter.Totals{}
 	for s, n := range increments {
 		if meter.TypeFamily(s.Family) {
@@ -55,11 +55,11 @@ func addTotals(totals, increments meter.Totals, admitted func(string) string) me
 	return changed
 }
 
-// times are Unix milliseconds per event type, of at most as many types as counts admits.
-type times map[string]int64
+// Times are Unix milliseconds per event type, of at most as many types as [Counts] admits.
+type Times map[string]int64
 
-// set notes a later event, by its place in the journal: a clock that was ahead for a while is forgotten with the next one.
-func (t times) set(eventType string, millis int64) {
+// Set notes a later event, by its place in the journal: a clock that was ahead for a while is forgotten with the next one.
+func (t Times) Set(eventType string, millis int64) {
 	if _, known := t[eventType]; !known && len(t) >= maxLifetimeTypes {
 		eventType = event.Other
 	}
