@@ -190,6 +190,22 @@ func TestPromisesHaveTests(t *testing.T) {
 	}
 }
 
+// TestNamedTestsExist expects each link whose text is names of tests to lead to the file with those tests.
+func TestNamedTestsExist(t *testing.T) {
+	t.Parallel()
+	links := regexp.MustCompile(`\[((?:Test|Fuzz)\w+(?:, (?:Test|Fuzz)\w+)*)\]\(([^)]+)\)`)
+	for _, page := range pages(t) {
+		for _, m := range links.FindAllStringSubmatch(read(t, page), -1) {
+			text := read(t, filepath.Join(filepath.Dir(page), m[2]))
+			for _, name := range strings.Split(m[1], ", ") {
+				if !strings.Contains(text, "func "+name+"(") {
+					t.Errorf("%s: %s has no %s", page, m[2], name)
+				}
+			}
+		}
+	}
+}
+
 // TestFlagTable compares the README's table of flags with what the daemon says.
 func TestFlagTable(t *testing.T) {
 	t.Parallel()
