@@ -14,6 +14,9 @@ import (
 // keepBytes is the largest record buffer that is kept for the next record.
 const keepBytes = 16 << 20
 
+// diskBlockBytes is the least that a file takes on most file systems.
+const diskBlockBytes = 4 << 10
+
 // run is the committer: the only goroutine that writes. It ends when the queue is closed and empty.
 func (j *Journal) run() {
 	defer close(j.done)
@@ -205,6 +208,7 @@ func (j *Journal) openCurrent(index int) error {
 		return err
 	}
 	j.table.begin(index, size, now)
+	j.noteEnd(false)
 	return nil
 }
 
@@ -226,8 +230,15 @@ func (j *Journal) closeFile() {
 // finish marks the clean end and closes the log. The committer has ended.
 func (j *Journal) finish() error {
 	defer j.closeFile()
-	if err := j.closeStuck(); err != nil {
-		j.cfg.Log.Warn("journal could not cut off a refused batch", "err", err)
+	// On a full disk each attempt writes as much of the log's last page as there is room for, and the cut makes room again.
+	for range pageBytes / diskBlockBytes {
+		if err := j.closeStuck(); err != nil {
+			j.cfg.Log.Warn("journal could not cut off a refused batch", "err", err)
+			break
+		}
+		if len(j.stuck) == 0 {
+			break
+		}
 	}
 	if j.log == nil { // closed in an outage: the file ends with what is acknowledged
 		return nil
@@ -235,6 +246,7 @@ func (j *Journal) finish() error {
 	if err := j.markEnd(); err != nil {
 		return fmt.Errorf("close journal: %w", errors.Join(err, j.abandon()))
 	}
+	j.noteEnd(true)
 	if err := j.log.Close(); err != nil { // it could not pad the page, which nobody needs
 		if err := j.abandon(); err != nil {
 			return fmt.Errorf("close journal: %w", err)

@@ -4,19 +4,29 @@
 //
 //   - What [Journal.Append] and [Journal.Note] have acknowledged is on disk, fsynced, and survives a crash at any
 //     moment. What they have refused with [ErrUnavailable] is never readable, not even after a restart.
+//
 //   - Where neither can be promised, because the disk hangs or takes neither the batch nor the cut behind it, the answer
 //     comes within [Config.Patience] all the same, and is [ErrUnknown].
+//
 //   - Entries ("events") are numbered from 1 without holes, and the numbering never restarts, also when every old
 //     segment has been removed.
+//
 //   - Readers see durable records only, and see them in order.
+//
 //   - Damage is never passed over silently: [Open] refuses it with a [DamageError], and a [Reader] that meets it
 //     later reports the number of missing events in [Record.Gap].
+//
 //   - A read error is an error, a [ReadError]. It is never taken for damage, for a missing event or for the end. Damage, and the
 //     torn tail of a crash, are bytes that were read twice alike, through two descriptors, and hold no whole record.
+//
 //   - [Open] changes nothing before it has read all that it judges by. What it cuts off is kept in damaged/, 64 MiB at most.
+//
 //   - A disk that is full or read-only stops writing alone: what is there can be read, and [Open] opens it.
 //
-// What it does not promise: after a crash, rot in the very last record cannot be told from a tear, and is cut off like one.
+//   - A segment that was deleted while the journal was not open is missed, also when it was the oldest or the newest.
+//
+// What it does not promise: after a crash, rot in the very last record cannot be told from a tear, and is cut off like one; and
+// how many events were in the newest segment, when that is missing after a crash, is not known.
 //
 // All methods of a Journal are safe for concurrent use; a Reader belongs to one goroutine. Only one process may have a
 // journal open for writing: the caller holds a lock, this package doesn't.
@@ -41,7 +51,8 @@
 // # Files
 //
 // The directory holds the segments 00000000, 00000001, … in the format of prometheus/tsdb/wlog (pages of 32 KiB,
-// fragments with a CRC-32C, snappy), the file producer.id, and damaged/ where [Repair] moves what it replaced.
+// fragments with a CRC-32C, snappy), the file producer.id, the file bounds.json, which says which segments must be there, and
+// damaged/ where [Repair] moves what it replaced.
 //
 // A commit group is one wlog record, and is synced before the next is written. So a crash can tear the last record
 // of the last segment only, and a bad place with a whole record behind it is damage. No group crosses a segment. Each
@@ -129,6 +140,7 @@ type Journal struct {
 	metrics *journalMetrics
 	queue   queue
 	table   table
+	bounds  boundsKeeper
 	damage  damageLog
 
 	// maxRecord is the size of the largest record that fits a segment.
@@ -181,6 +193,8 @@ func Open(cfg Config) (*Journal, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	j.table.init(recovered.segments, recovered.next)
+	j.bounds.dir = cfg.Dir
+	j.bounds.b.recovered(recovered.segments, recovered.next)
 	if err := j.start(recovered); err != nil {
 		if len(recovered.segments) == 0 || !refusesWrites(err) {
 			return nil, fmt.Errorf("open journal: %w", err)
@@ -213,12 +227,6 @@ func (j *Journal) Ready() error { return j.queue.refusal() }
 
 // Segments returns the segments, oldest first. The last one is being written.
 func (j *Journal) Segments() []Segment { return j.table.list() }
-
-// Remove deletes the sealed segments with an index up to through, oldest first. Readers inside one can finish it. On an
-// error the segments that could not be deleted are still there.
-func (j *Journal) Remove(through int) error {
-	return j.table.remove(j.cfg.Dir, through)
-}
 
 // Roll seals the current segment and begins a new one. It does nothing when the current one holds no events and notes.
 func (j *Journal) Roll() error {

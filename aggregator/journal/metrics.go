@@ -10,7 +10,7 @@ import (
 
 // journalMetrics are what happens on the hot path, and what goes wrong. The state is read by callbacks.
 type journalMetrics struct {
-	appended, commits, refused, failures, stalls, tornBytes, damagedEvents, damagedPlaces *metrics.Counter
+	appended, commits, refused, failures, stalls, boundsFailures, tornBytes, damagedEvents, damagedPlaces *metrics.Counter
 
 	commitEvents, fsyncSeconds prometheus.Histogram
 }
@@ -25,6 +25,7 @@ const (
 	metricRefused       = "usaged_journal_append_failures_total"
 	metricFailures      = "usaged_journal_outages_total"
 	metricStalls        = "usaged_journal_stalls_total"
+	metricBounds        = "usaged_journal_bounds_failures_total"
 	metricTornBytes     = "usaged_journal_torn_tail_bytes_total"
 	metricDamagedEvents = "usaged_journal_damaged_events_total"
 	metricDamagedPlaces = "usaged_journal_damaged_places_total"
@@ -41,6 +42,7 @@ func Help() map[string]string {
 		metricRefused:       "Batches and notes that were not accepted, because writing failed or hung or they were not valid.",
 		metricFailures:      "Times that writing or syncing failed and the journal stopped accepting.",
 		metricStalls:        "Times that the disk did not answer in time and the journal stopped accepting until it did.",
+		metricBounds:        "Times that it could not be written down which is the newest segment. Until the next segment, one that gets lost may not be missed.",
 		metricTornBytes:     "Bytes cut from the end of the journal when it was opened after a crash, and kept in damaged/. They were no whole record.",
 		metricDamagedEvents: "Events found missing because of damage, each counted when a reader first meets the place.",
 		metricDamagedPlaces: "Unreadable places found in the segments, each counted when a reader first meets it.",
@@ -51,14 +53,15 @@ func Help() map[string]string {
 func newMetrics(cfg Config, j *Journal) (*journalMetrics, error) {
 	set := cfg.Metrics
 	m := &journalMetrics{
-		appended:      set.GetOrCreateCounter(metricAppended),
-		commits:       set.GetOrCreateCounter(metricCommits),
-		refused:       set.GetOrCreateCounter(metricRefused),
-		failures:      set.GetOrCreateCounter(metricFailures),
-		stalls:        set.GetOrCreateCounter(metricStalls),
-		tornBytes:     set.GetOrCreateCounter(metricTornBytes),
-		damagedEvents: set.GetOrCreateCounter(metricDamagedEvents),
-		damagedPlaces: set.GetOrCreateCounter(metricDamagedPlaces),
+		appended:       set.GetOrCreateCounter(metricAppended),
+		commits:        set.GetOrCreateCounter(metricCommits),
+		refused:        set.GetOrCreateCounter(metricRefused),
+		failures:       set.GetOrCreateCounter(metricFailures),
+		stalls:         set.GetOrCreateCounter(metricStalls),
+		boundsFailures: set.GetOrCreateCounter(metricBounds),
+		tornBytes:      set.GetOrCreateCounter(metricTornBytes),
+		damagedEvents:  set.GetOrCreateCounter(metricDamagedEvents),
+		damagedPlaces:  set.GetOrCreateCounter(metricDamagedPlaces),
 	}
 	replaceGauge(set, metricBytes, func() float64 {
 		_, bytes := j.table.sums()

@@ -20,6 +20,9 @@ type source interface {
 	dir() string
 	// durable is false where what lies at the end may be in the course of being written.
 	durable() bool
+	// ended returns io.EOF, or an error where more is known to have been written than a reader has found that is at its end,
+	// in the given segment and before the given event.
+	ended(segment int, next uint64) error
 }
 
 // extent says how far a segment may be read.
@@ -102,6 +105,9 @@ func (r *Reader) read() (Record, error) {
 			err = r.advance()
 		} else if bad, ok := errors.AsType[*badPlaceError](err); ok {
 			err = r.skip(bad)
+		}
+		if errors.Is(err, io.EOF) {
+			err = r.src.ended(r.segment, r.next)
 		}
 		if errors.Is(err, io.EOF) {
 			return Record{}, io.EOF

@@ -3,7 +3,9 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"slices"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
@@ -50,6 +52,9 @@ type recovery struct {
 	log     *slog.Logger
 	metrics *journalMetrics
 	indexes []int
+	// leftovers are segments that an interrupted Remove has not deleted.
+	leftovers []int
+	known     *bounds // nil where there is no file
 
 	segments []Segment
 	next     uint64 // the number that the next event gets
@@ -57,17 +62,26 @@ type recovery struct {
 }
 
 func newRecovery(dir string, log *slog.Logger, m *journalMetrics) (*recovery, error) {
-	indexes, err := segmentIndexes(dir)
+	indexes, leftovers, known, err := listSegments(dir, log)
 	if err != nil {
 		return nil, err
 	}
-	r := &recovery{dir: dir, log: log, metrics: m, indexes: indexes, next: 1}
+	r := &recovery{dir: dir, log: log, metrics: m, indexes: indexes, leftovers: leftovers, known: known, next: 1}
 	if err := r.checkIndexes(); err != nil {
 		return nil, err
 	}
+	if err := known.checkEnds(dir, indexes); err != nil {
+		return nil, err
+	}
 	last, err := r.recoverTail()
-	if err != nil || last == nil {
-		return r, err
+	if err != nil {
+		return nil, err
+	}
+	if err := known.checkLast(dir, last); err != nil {
+		return nil, err
+	}
+	if last == nil {
+		return r, nil
 	}
 	r.next = last.next
 	r.segments, err = r.recoverSealed(last)
@@ -76,6 +90,15 @@ func newRecovery(dir string, log *slog.Logger, m *journalMetrics) (*recovery, er
 
 // apply makes the cuts. After an error it may be called again, and goes on with what is left.
 func (r *recovery) apply() error {
+	for len(r.leftovers) > 0 {
+		if err := os.Remove(wlog.SegmentName(r.dir, r.leftovers[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("finish an interrupted removal: %w", err)
+		}
+		r.leftovers = r.leftovers[1:]
+	}
+	if err := r.forgetRemoved(); err != nil {
+		return err
+	}
 	for len(r.cuts) > 0 {
 		if err := r.cuts[0].apply(r); err != nil {
 			return err
@@ -83,6 +106,16 @@ func (r *recovery) apply() error {
 		r.cuts = r.cuts[1:]
 	}
 	return nil
+}
+
+// forgetRemoved writes that segments need not exist which a cut is going to remove: else one removed before a crash would be
+// missed.
+func (r *recovery) forgetRemoved() error {
+	if r.known == nil || !slices.ContainsFunc(r.cuts, func(c cut) bool { return c.remove && c.segment <= r.known.Newest }) {
+		return nil
+	}
+	k := boundsKeeper{dir: r.dir}
+	return k.save(func(b *bounds) { b.recovered(r.segments, r.next) })
 }
 
 // checkIndexes refuses a journal from which a segment in the middle is missing.
@@ -100,8 +133,7 @@ func (r *recovery) checkIndexes() error {
 		if err != nil {
 			return err
 		}
-		return &DamageError{Dir: r.dir, Segment: missing, First: before.next, Last: behind.first - 1,
-			Err: errors.New("the file is missing")}
+		return &DamageError{Dir: r.dir, Segment: missing, First: before.next, Last: max(behind.first, 1) - 1, Err: errMissing}
 	}
 	return nil
 }
@@ -272,7 +304,7 @@ func (r *recovery) checkSealed(s, behind *summary) error {
 		return nil
 	}
 	damage := &DamageError{Dir: r.dir, Segment: s.index, Offset: full.bytes, First: full.next, Last: behind.first - 1,
-		Err: errors.New("records are missing at the end")}
+		Err: errMissingRecords}
 	if full.records == 0 {
 		if damage.First, err = r.firstOf(s.index); err != nil {
 			return err

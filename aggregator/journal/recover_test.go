@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -18,7 +19,7 @@ import (
 	"usaged/aggregator/journal"
 )
 
-// files is the content of a directory, without subdirectories.
+// files is the content of a directory, without subdirectories and files that vanish while they are read.
 type files map[string][]byte
 
 func readFiles(t testing.TB, dir string) files {
@@ -32,9 +33,14 @@ func readFiles(t testing.TB, dir string) files {
 		if e.IsDir() {
 			continue
 		}
-		if all[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
+		all[e.Name()] = data
 	}
 	return all
 }
@@ -401,11 +407,11 @@ func TestRefusedRecordFlushedLateIsDisowned(t *testing.T) {
 	}
 }
 
-// removeSegmentsBehind removes the segments with a higher index, and all that is not a file.
+// removeSegmentsBehind removes the segments with a higher index, what the journal knows of them, and all that is not a file.
 func removeSegmentsBehind(t testing.TB, dir string, index int) {
 	t.Helper()
 	for name := range readFiles(t, dir) {
-		if len(name) == len(segmentName(0)) && name > segmentName(index) {
+		if name == "bounds.json" || len(name) == len(segmentName(0)) && name > segmentName(index) {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
 			}

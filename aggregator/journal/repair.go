@@ -40,27 +40,26 @@ type RepairedSegment struct {
 }
 
 // Repair replaces every damaged segment in dir by one that holds all of its whole records with their numbers, and moves
-// the original to dir/damaged. It returns one entry for each segment that it replaced, in order. A torn tail is not
+// the original to dir/damaged. One that is missing is replaced by one that holds a gap. It returns one entry for each segment that it replaced, in order. A torn tail is not
 // damage, and left to Open. Repair may be interrupted and run again at any time, but not beside a daemon: the caller
 // holds the lock of the data directory.
 func Repair(dir string) ([]RepairedSegment, error) {
-	indexes, err := segmentIndexes(dir)
+	indexes, _, known, err := listSegments(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, fmt.Errorf("repair journal: %w", err)
 	}
-	if len(indexes) == 0 {
+	r := repair{dir: dir, known: known, at: time.UnixMilli(0)}
+	oldest, err := r.begin(indexes)
+	if err != nil {
+		return nil, fmt.Errorf("repair journal: %w", err)
+	}
+	if oldest > r.newest { // there never was one
 		return nil, nil
 	}
-	r := repair{dir: dir, next: 1}
 	if r.producer, err = loadID(dir); err != nil {
 		return nil, fmt.Errorf("repair journal: %w", err)
 	}
-	if indexes[0] > 0 { // what lies before was removed on purpose
-		if r.next, err = firstNumber(dir, indexes); err != nil {
-			return nil, fmt.Errorf("repair journal: %w", err)
-		}
-	}
-	for index := indexes[0]; index <= indexes[len(indexes)-1]; index++ {
+	for index := oldest; index <= r.newest; index++ {
 		if err := r.segment(index, indexes); err != nil {
 			return r.report, fmt.Errorf("repair journal segment %d: %w", index, err)
 		}
@@ -72,8 +71,32 @@ func Repair(dir string) ([]RepairedSegment, error) {
 type repair struct {
 	dir      string
 	producer uuid.UUID
-	next     uint64 // number that the next event must have
+	known    *bounds   // nil where there is no such file
+	newest   int       // segment, which may be missing
+	next     uint64    // number that the next event must have
+	at       time.Time // stamp of the last record met
 	report   []RepairedSegment
+}
+
+// begin finds out which segments there must be, and with which event the oldest begins.
+func (r *repair) begin(indexes []int) (oldest int, err error) {
+	r.newest, r.next = -1, 1
+	if r.known != nil {
+		oldest, r.newest, r.next = r.known.Oldest, r.known.Newest, r.known.First
+	}
+	if len(indexes) == 0 {
+		return oldest, nil
+	}
+	r.newest = max(r.newest, indexes[len(indexes)-1])
+	if r.known != nil && indexes[0] > oldest {
+		return oldest, nil
+	}
+	oldest = indexes[0]
+	r.next = 1
+	if oldest > 0 { // what lies before was removed on purpose
+		r.next, err = firstNumber(r.dir, indexes)
+	}
+	return oldest, err
 }
 
 // segment replaces one segment if it is damaged.
@@ -111,14 +134,19 @@ func (f findings) damaged() bool { return f.places > 0 }
 // follows it.
 func (r *repair) walk(index int, indexes []int, keep func(header, []byte) error) (findings, error) {
 	w := walker{repair: r, keep: keep}
-	last := index == indexes[len(indexes)-1]
+	missing := false
+	last := index == r.newest
 	err := withScanner(r.dir, index, func(s *scanner) error { return w.scan(s, last) })
 	if errors.Is(err, fs.ErrNotExist) {
 		w.places++
+		missing = true
 		err = nil
 	}
-	if err != nil || last {
+	if err != nil {
 		return w.findings, err
+	}
+	if last {
+		return w.findings, w.end(missing)
 	}
 	if !slices.Contains(indexes, index+1) {
 		return w.findings, nil
@@ -181,7 +209,27 @@ func (w *walker) tail(s *scanner, offset int64, last bool) error {
 	return nil
 }
 
+// end writes a gap where events are missing that are known to have been written. missing says that the newest segment is.
+func (w *walker) end(missing bool) error {
+	if w.known == nil {
+		return nil
+	}
+	begin := w.next
+	if err := w.expect(w.known.Last+1, w.at); err != nil {
+		return err
+	}
+	if missing && !w.known.Closed {
+		w.lost = append(w.lost, Range{First: w.next})
+	}
+	if w.next == begin {
+		return nil
+	}
+	// An empty note, because a reader tells of a gap with the record behind it, and there may never be another.
+	return w.keep(header{kind: kindNote, producer: w.producer, first: w.next, stampMillis: w.at.UnixMilli()}, nil)
+}
+
 func (w *walker) record(h header, body []byte) error {
+	w.at = time.UnixMilli(h.stampMillis)
 	if h.first < w.next { // a copy of what is there already
 		w.places++
 		return nil
@@ -256,11 +304,12 @@ func (r *repair) copyTo(log *wlog.WL, index int, indexes []int) error {
 	return err
 }
 
-// stamp returns a stamp for the mark that a replacement begins with: that of the oldest record, and 1970 where there is none.
+// stamp returns a stamp for the mark that a replacement begins with: that of its oldest record, and else that of the last
+// record before it.
 func (r *repair) stamp(index int) (millis int64, err error) {
 	h, _, err := firstBehind(r.dir, index, 0)
 	if errors.Is(err, fs.ErrNotExist) { // the replacement is of a segment that is missing
-		return 0, nil
+		return r.at.UnixMilli(), nil
 	}
 	return h.stampMillis, err
 }

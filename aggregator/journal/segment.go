@@ -2,7 +2,6 @@ package journal
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -159,16 +158,22 @@ func (t *table) holding(after uint64) Segment {
 	return t.segments[i]
 }
 
-// remove deletes sealed segments. The last one is never deleted, and its opening mark carries the numbering on.
-func (t *table) remove(dir string, through int) error {
+// remove deletes sealed segments, after announce was told which will be the oldest. The last one is never deleted, and its
+// opening mark carries the numbering on.
+func (t *table) remove(dir string, through int, announce func(oldest Segment) error) error {
 	t.removing.Lock()
 	defer t.removing.Unlock()
+	segments := t.list()
+	n := removable(segments, through)
+	if n == 0 {
+		return nil
+	}
+	if err := announce(segments[n]); err != nil {
+		return err
+	}
 	var err error
 	removed := 0
-	for _, s := range t.list() {
-		if !s.Sealed || s.Index > through {
-			break
-		}
+	for _, s := range segments[:n] {
 		// Not under t.mu: unlinking a large file takes a while, and every commit would wait.
 		if err = os.Remove(wlog.SegmentName(dir, s.Index)); err != nil {
 			break
@@ -179,10 +184,7 @@ func (t *table) remove(dir string, through int) error {
 		t.drop(removed)
 		err = errors.Join(err, syncDir(dir))
 	}
-	if err != nil {
-		return fmt.Errorf("remove segments up to %d: %w", through, err)
-	}
-	return nil
+	return err
 }
 
 // drop forgets the n oldest segments.

@@ -3,7 +3,9 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"slices"
 	"sync"
 )
@@ -40,6 +42,8 @@ type liveSource struct{ j *Journal }
 func (s liveSource) dir() string   { return s.j.cfg.Dir }
 func (s liveSource) durable() bool { return true }
 
+func (s liveSource) ended(int, uint64) error { return io.EOF }
+
 func (s liveSource) extent(index int) (extent, error) {
 	segment, ok := s.j.table.find(index)
 	return extent{end: segment.Bytes, sealed: segment.Sealed, next: index + 1, exists: ok}, nil
@@ -61,21 +65,24 @@ func (s liveSource) noteLost(events uint64) {
 
 // OpenReader returns a reader of the journal in dir from its first record on, without opening the journal: beside a
 // running daemon, or on a copy. At the end it cannot know what is durable, and may return the record that is being
-// synced. A torn tail is io.EOF; damage is skipped and reported in Record.Gap.
+// synced. A torn tail is io.EOF; damage is skipped and reported in Record.Gap. Where the end is known to be missing, Next
+// returns a *[DamageError] in place of io.EOF.
 func OpenReader(dir string) (*Reader, error) {
-	indexes, err := segmentIndexes(dir)
+	indexes, _, known, err := listSegments(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
 	if len(indexes) == 0 {
 		return nil, fmt.Errorf("read journal: no segments in %s", dir)
 	}
-	src := dirSource(dir)
 	first, err := firstNumber(dir, indexes)
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
-	r := &Reader{src: src, next: first, started: true}
+	if known != nil && indexes[0] > known.Oldest {
+		first = min(first, known.First)
+	}
+	r := &Reader{src: dirSource{dir, known}, next: first, started: true}
 	if err := r.enter(indexes[0]); err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
@@ -83,14 +90,17 @@ func OpenReader(dir string) (*Reader, error) {
 }
 
 // dirSource reads the files in a directory.
-type dirSource string
+type dirSource struct {
+	path  string
+	known *bounds // when the reader was opened, nil where there is no such file
+}
 
-func (d dirSource) dir() string   { return string(d) }
+func (d dirSource) dir() string   { return d.path }
 func (d dirSource) durable() bool { return false }
 
 func (d dirSource) extent(index int) (extent, error) {
 	// The list first: where there is a next one, the size of this one is final.
-	indexes, err := segmentIndexes(string(d))
+	indexes, err := segmentIndexes(d.path)
 	if err != nil {
 		return extent{}, err
 	}
@@ -108,7 +118,7 @@ func (d dirSource) extent(index int) (extent, error) {
 	if !exists {
 		return e, nil
 	}
-	size, err := fileSize(string(d), index)
+	size, err := fileSize(d.path, index)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, nil
 	}
@@ -121,3 +131,17 @@ func (d dirSource) extent(index int) (extent, error) {
 
 func (d dirSource) noteDamage(place, error) bool { return false }
 func (d dirSource) noteLost(uint64)              {}
+
+func (d dirSource) ended(segment int, next uint64) error {
+	if d.known == nil || segment >= d.known.Newest && next > d.known.Last {
+		return io.EOF
+	}
+	damage := &DamageError{Dir: d.path, Segment: max(segment+1, d.known.Newest), First: next, Err: errMissing}
+	if d.known.Closed || segment >= d.known.Newest {
+		damage.Last = d.known.Last
+	}
+	if segment >= d.known.Newest {
+		damage.Segment, damage.Err = segment, errMissingRecords
+	}
+	return damage
+}

@@ -169,8 +169,12 @@ func (c *journalCommand) repair(_ context.Context, s *session) (err error) {
 		return err
 	}
 	for _, seg := range repaired {
-		fmt.Fprintf(s.stdout, "segment %08d: %s events kept, %s lost%s; the original is %s\n", seg.Segment, thousands(seg.Kept),
-			thousands(lost(seg)), ranges(seg.Lost), seg.Original)
+		original := "the original is " + seg.Original
+		if seg.Original == "" {
+			original = "the file was missing"
+		}
+		fmt.Fprintf(s.stdout, "segment %08d: %s events kept, %s lost%s; %s\n", seg.Segment, thousands(seg.Kept), thousands(lost(seg)),
+			ranges(seg.Lost), original)
 	}
 	return nil
 }
