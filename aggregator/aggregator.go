@@ -17,6 +17,7 @@
 //	<data>/drained.json  how far its events were sent elsewhere; then it is used no more
 //	<data>/ids.json      since when ids are told apart by event type
 //	<data>/meters.json   by which meters each event is counted
+//	<data>/restores.json which days are counted again after a higher retention
 package aggregator
 
 import (
@@ -97,6 +98,7 @@ type Aggregator struct {
 	labels   *labels
 	applier  *applier
 	history  *history
+	restores *restores
 	ids      ids.Scope
 
 	rebuilder *rebuilder
@@ -167,8 +169,11 @@ func (a *Aggregator) begin() (err error) {
 	if a.ids, err = ids.OpenScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
+	if a.restores, err = openRestores(a.cfg.Dir); err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
 	a.rebuilder = newRebuilder(a)
-	if a.history, err = openHistory(a.cfg.Dir, a.journal, a.cfg.Meters, a.cfg.Now); err != nil {
+	if a.history, err = openHistory(a.cfg.Dir, a.journal, a.restores, a.cfg.Meters, a.cfg.Now); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	a.applier = newApplier(a)

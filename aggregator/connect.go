@@ -18,7 +18,7 @@ import (
 // connect meets the store for the first time: it finds out whether what the store holds under our id is ours, takes the
 // producer over from an earlier process, and loads every partition. It is repeated until it succeeds.
 func (p *applier) connect(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{p.disown, p.noticeAhead, p.takeOver} {
+	for _, step := range []func(context.Context) error{p.disown, p.noticeAhead, p.takeOver, p.orderRestore} {
 		if err := step(ctx); err != nil {
 			p.a.metrics.storeErrors.Inc()
 			return err

@@ -44,7 +44,10 @@ func (f *fold) reset(e *epoch, p *applier, after uint64) {
 		f.acceptance = map[[16]byte]int64{}
 	}
 	f.after, f.checkpointed, f.verdicts = after, p.checkpoints.newestSeq(), &p.verdicts
-	f.folder.Reset(p.a.Oldest())
+	f.folder.Reset(p.a.oldestWritten())
+	if days, _ := p.a.restores.excluded(after+1, 0); len(days) > 0 {
+		f.folder.Skip(days)
+	}
 	f.now, f.unverified = p.a.cfg.Now(), 0
 	f.scope = p.a.ids
 	f.checks, f.checkers = f.checks[:0], f.checkers[:0]

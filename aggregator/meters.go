@@ -30,6 +30,8 @@ type history struct {
 	path    string
 	journal *journal.Journal
 	now     func() time.Time
+	// restores are asked where a fold must end. They have a lock of their own.
+	restores *restores
 
 	mu   sync.Mutex
 	file historyFile
@@ -63,8 +65,8 @@ type rebuildOrder struct {
 var historyFormat = durable.Format{Version: 2, Plain: 1}
 
 // openHistory reads the file, or makes it, and puts meters in force for all events that follow.
-func openHistory(dir string, j *journal.Journal, meters []meter.Meter, now func() time.Time) (*history, error) {
-	h := &history{path: filepath.Join(dir, "meters.json"), journal: j, now: now}
+func openHistory(dir string, j *journal.Journal, restores *restores, meters []meter.Meter, now func() time.Time) (*history, error) {
+	h := &history{path: filepath.Join(dir, "meters.json"), journal: j, restores: restores, now: now}
 	plain, err := historyFormat.LoadJSON(h.path, &h.file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -135,8 +137,17 @@ func (h *history) save(next historyFile) error {
 }
 
 // at returns the epoch of an event that is to be folded, and the last event that may be folded with it: the epoch's last
-// one, or as yet the journal's.
+// one, or as yet the journal's, or the last one before the days change that are left to a restore.
 func (h *history) at(seq uint64) (e *epoch, through uint64, err error) {
+	e, through, err = h.epochOf(seq)
+	if err == nil {
+		_, through = h.restores.excluded(seq, through)
+	}
+	return e, through, err
+}
+
+// epochOf returns the epoch of an event, and the last event of it that there is.
+func (h *history) epochOf(seq uint64) (e *epoch, through uint64, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.unsaved {

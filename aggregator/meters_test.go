@@ -351,7 +351,7 @@ func TestARebuildSaysHowFarItIs(t *testing.T) {
 	})
 }
 
-// Only what is in the journal can be rebuilt, and of that what is inside the retention window.
+// Only what is in the journal can be rebuilt, and of that the days that the store keeps: those of the retention and three more.
 func TestARebuildBeginsWithTheJournal(t *testing.T) {
 	dir := memoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestARebuildBeginsWithTheJournal(t *testing.T) {
 		if m := d.stateOf("rooms"); m.Rebuild == nil || m.Rebuild.Events >= 10*4 {
 			t.Errorf("%+v: the whole journal is there", m.Rebuild)
 		}
-		want := map[string]uint64{"ref blue": 2*4 + 1}
+		want := map[string]uint64{"ref blue": 5*4 + 1}
 		if diff := cmp.Diff(want, stored(t, st, &roomsAndProjects[0])); diff != "" {
 			t.Error(diff)
 		}

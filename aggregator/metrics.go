@@ -38,7 +38,8 @@ var help = map[string]string{
 	"usaged_ledger_unbalanced":           "1 where the accepted events are not the sum of counted, duplicate, pending and damaged ones.",
 	"usaged_ledger_recounts_total":       "Times that the ledger was counted anew from the store and the journal because it did not balance.",
 	"usaged_rewinds_total":               "Times that the store had lost what was applied to it, so that it was applied again from the journal.",
-	"usaged_rebuilt_events_total":        "Events of the journal that were counted by a meter later than when they were applied, because a rebuild was asked for.",
+	"usaged_rebuilt_events_total":        "Events of the journal that were counted later than when they were applied: by a meter, because a rebuild was asked for, or in a day that was restored.",
+	"usaged_retention_incomplete":        "Days that can be asked for, were deleted while fewer days were kept, and could not be counted again whole from the journal.",
 	"usaged_store_ahead":                 "1 where the store held events that this journal does not: the data directory was restored from a snapshot or copied.",
 	"usaged_doubtful_events_total":       "Events that may have been counted twice: by this daemon, and by one that has run on a block-level copy of its disk.",
 	"usaged_identity_alarms_total":       "Starts of this process that found the data directory copied, restored, or without a part of its journal or identity.",
@@ -98,6 +99,12 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 	for state, name := range partitionStates {
 		set.NewGauge(fmt.Sprintf("usaged_apply_partitions{state=%q}", name), func() float64 { return float64(p.inState(partitionState(state))) })
 	}
+	set.NewGauge("usaged_retention_incomplete", func() float64 {
+		if r := p.a.restored(); r != nil {
+			return float64(len(r.Incomplete))
+		}
+		return 0
+	})
 	set.NewGauge("usaged_fenced", func() float64 { return boolValue(p.isFenced()) })
 	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.Known()) })
 	if reg != nil {

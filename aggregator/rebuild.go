@@ -16,9 +16,10 @@ import (
 	"usaged/aggregator/store"
 )
 
-// rebuilder counts, where it is asked to, the events of a meter that were accepted before the meter was put in force.
+// rebuilder counts, where it is asked to, the events of a meter that were accepted before the meter was put in force, and those of
+// days that are restored, see restores.
 //
-// What it adds to the store it adds under producers of its own: for each producer of this data directory and each meter one,
+// What it adds to the store it adds under producers of its own: for each producer of this data directory and each order one,
 // whose offset says how far the past has been counted. So all that holds for events holds for the past: a batch takes
 // effect once whatever is retried or killed, what the store has lost is counted again, and copies of a data directory
 // count what they share once. It reads the journal by itself, on its own goroutine; the applier never waits for it.
@@ -35,7 +36,7 @@ type rebuilder struct {
 	waits atomic.Bool
 
 	mu     sync.Mutex
-	states map[string]rebuildProgress // by the meter's key
+	states map[string]rebuildProgress // by the order's key
 }
 
 // Phases of a rebuild.
@@ -71,11 +72,11 @@ func newRebuilder(a *Aggregator) *rebuilder {
 	return &rebuilder{a: a, log: a.log, wake: make(chan struct{}, 1), states: map[string]rebuildProgress{}}
 }
 
-// rebuildID is the id of the producer under which the past of a meter is counted.
+// rebuildID is the id of the producer under which the past of a meter, or of some days, is counted.
 func rebuildID(producer, key string) string { return producer + "." + key }
 
-// RebuildOf takes the id of a rebuild's producer apart: the producer whose events it has counted, and the meter's key. It
-// returns false for any other producer.
+// RebuildOf takes the id of a rebuild's producer apart: the producer whose events it has counted, and the key of the meter or the
+// order. It returns false for any other producer.
 func RebuildOf(id string) (producer, key string, ok bool) { return strings.Cut(id, ".") }
 
 // look has the orders looked at now.
@@ -91,19 +92,28 @@ func (r *rebuilder) state(p past) *RebuildState {
 	if p.order.Through == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, ok := r.states[p.order.Meter]
-	if !ok || s.through != p.order.Through { // what was done of an earlier order says nothing about a later one
-		return &RebuildState{Phase: RebuildWaiting}
-	}
-	return &s.RebuildState
+	state := r.progress(p.order.Meter, p.order.Through)
+	return &state
 }
 
-func (r *rebuilder) setState(order rebuildOrder, s RebuildState) {
+// restoreState returns how far a restore is.
+func (r *rebuilder) restoreState(o restoreOrder) RebuildState { return r.progress(o.key(), o.Through) }
+
+// progress returns how far the rebuild of a key is.
+func (r *rebuilder) progress(key string, through uint64) RebuildState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.states[order.Meter] = rebuildProgress{s, order.Through}
+	s, ok := r.states[key]
+	if !ok || s.through != through { // what was done of an earlier order says nothing about a later one
+		return RebuildState{Phase: RebuildWaiting}
+	}
+	return s.RebuildState
+}
+
+func (r *rebuilder) setState(key string, through uint64, s RebuildState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states[key] = rebuildProgress{s, through}
 }
 
 // run rebuilds what is ordered, and again what the store loses of it, until ctx ends.
@@ -114,7 +124,7 @@ func (r *rebuilder) run(ctx context.Context) {
 		if err := r.step(ctx); err != nil && ctx.Err() == nil {
 			wait = retry.next()
 			r.a.metrics.storeErrors.Inc()
-			r.log.Warn("a rebuild of a meter has stopped; going on where it was", "err", err, "retry_seconds", wait.Seconds())
+			r.log.Warn("a rebuild from the journal has stopped; going on where it was", "err", err, "retry_seconds", wait.Seconds())
 		} else {
 			retry.reset()
 		}
@@ -127,7 +137,7 @@ func (r *rebuilder) pause(ctx context.Context, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	due := timer.C
-	if len(r.a.history.orders()) == 0 {
+	if len(r.a.history.orders()) == 0 && len(r.a.restores.orders()) == 0 {
 		due = nil
 	}
 	select {
@@ -143,13 +153,19 @@ func (r *rebuilder) step(ctx context.Context) error {
 		return nil
 	}
 	waits := false
+	for _, order := range r.a.restores.orders() {
+		done, err := (&rebuildJob{r: r, work: newRestoreWork(r.a, order)}).run(ctx)
+		if err != nil {
+			return fmt.Errorf("restore days: %w", err)
+		}
+		waits = waits || !done
+	}
 	for _, order := range r.a.history.orders() {
 		m := r.a.history.find(func(m *meter.Meter) bool { return m.Key() == order.Meter })
 		if m == nil {
 			continue // nobody reads it; should it come back, so does its rebuild
 		}
-		job := &rebuildJob{r: r, meter: m, order: order, missed: r.a.history.pastOf(order.Meter).missed}
-		done, err := job.run(ctx)
+		done, err := (&rebuildJob{r: r, work: newMeterWork(r.a, m, order)}).run(ctx)
 		if err != nil {
 			return fmt.Errorf("rebuild meter %s: %w", m.Name, err)
 		}
@@ -161,16 +177,15 @@ func (r *rebuilder) step(ctx context.Context) error {
 
 // rebuildJob is one attempt at an order.
 type rebuildJob struct {
-	r      *rebuilder
-	meter  *meter.Meter
-	order  rebuildOrder
-	missed seqset.Set // the events to be counted
+	r    *rebuilder
+	work rebuildWork
 
 	chains   []*rebuildChain
 	verdicts seqset.Set
 	users    *users
 	began    bool
-	read     uint64 // the last event that count has read
+	plan     planned // of the events being read
+	read     uint64  // the last event that count has read
 }
 
 // rebuildChain is one partition's way through the past.
@@ -183,6 +198,26 @@ type rebuildChain struct {
 	events   int // folded and not applied
 }
 
+// planned is how a stretch of the journal is counted: by these meters, up to the event through.
+type planned struct {
+	meters  []meter.Meter
+	through uint64
+}
+
+// rebuildWork says what a rebuild counts.
+type rebuildWork interface {
+	// key names its producers, log says what it is.
+	key() string
+	log() []any
+	// through is the last event that is counted.
+	through() uint64
+	// plan returns by which meters an event is counted, and those that follow it.
+	plan(seq uint64) (planned, error)
+	// wants says whether an event is counted at all, before it is known what it says; add adds it, and says whether it did.
+	wants(seq uint64) bool
+	add(f *meter.Folder, seq uint64, v *event.View, user string) bool
+}
+
 // run counts until all is counted, or the applier has to go on first.
 func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 	j.users = newUsers(j.r.a.cfg.Store.Partitions())
@@ -192,7 +227,7 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		from := j.position()
-		if from >= j.order.Through {
+		if from >= j.work.through() {
 			j.report(RebuildDone)
 			return true, nil
 		}
@@ -203,7 +238,7 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 		}
 		if !j.began {
 			j.began = true
-			j.r.log.Info("rebuilding a meter from the journal", "meter", j.meter.Name, "from", from+1, "through", j.order.Through)
+			j.r.log.Info("rebuilding from the journal", append(j.work.log(), "from", from+1, "through", j.work.through())...)
 		}
 		j.report(RebuildRunning)
 		if err := j.readVerdicts(ctx, from); err != nil {
@@ -212,8 +247,8 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 		if err := j.count(ctx, from); err != nil {
 			return false, err
 		}
-		if j.position() >= j.order.Through {
-			j.r.log.Info("rebuilt a meter from the journal", "meter", j.meter.Name, "through", j.order.Through)
+		if j.position() >= j.work.through() {
+			j.r.log.Info("rebuilt from the journal", append(j.work.log(), "through", j.work.through())...)
 		}
 	}
 }
@@ -222,21 +257,21 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 func (j *rebuildJob) load(ctx context.Context) error {
 	producers, start := j.r.a.applier.identity.Producers, j.r.a.journal.Start() // none is added once the store has been met
 	j.chains = j.chains[:0]
+	j.plan = planned{}
 	for i := range j.r.a.cfg.Store.Partitions() {
-		c := &rebuildChain{folder: meter.NewFolder([]meter.Meter{*j.meter}, nil)}
+		c := &rebuildChain{folder: meter.NewFolder(nil, nil)}
 		for k, producer := range producers {
-			st, err := j.r.a.cfg.Store.Producer(ctx, i, rebuildID(producer.ID, j.order.Meter))
+			st, err := j.r.a.cfg.Store.Producer(ctx, i, rebuildID(producer.ID, j.work.key()))
 			if err != nil {
 				return fmt.Errorf("read offset of partition %d: %w", i, err)
 			}
-			c.producer, c.until = producer.ID, min(j.r.a.applier.identity.until(k, i), j.order.Through)
+			c.producer, c.until = producer.ID, min(j.r.a.applier.identity.until(k, i), j.work.through())
 			// What has left the journal is not counted any more.
 			c.stored, c.position = st.Offset, max(st.Offset, producer.From[i], start-1)
 			if c.position < c.until {
 				break
 			}
 		}
-		c.folder.Reset(j.r.a.Oldest())
 		j.chains = append(j.chains, c)
 	}
 	return nil
@@ -244,7 +279,7 @@ func (j *rebuildJob) load(ctx context.Context) error {
 
 // position returns the position of the chain that is furthest behind.
 func (j *rebuildJob) position() uint64 {
-	least := j.order.Through
+	least := j.work.through()
 	for _, c := range j.chains {
 		least = min(least, c.position)
 	}
@@ -253,10 +288,10 @@ func (j *rebuildJob) position() uint64 {
 
 // report notes how far the job is.
 func (j *rebuildJob) report(phase string) {
-	start := min(j.r.a.journal.Start(), j.order.Through)
-	through := min(max(j.position(), j.read), j.order.Through)
-	j.r.setState(j.order, RebuildState{
-		Phase: phase, Events: j.order.Through - start + 1, Done: max(through+1, start) - start,
+	start := min(j.r.a.journal.Start(), j.work.through())
+	through := min(max(j.position(), j.read), j.work.through())
+	j.r.setState(j.work.key(), j.work.through(), RebuildState{
+		Phase: phase, Events: j.work.through() - start + 1, Done: max(through+1, start) - start,
 	})
 }
 
@@ -291,9 +326,13 @@ func (j *rebuildJob) count(ctx context.Context, after uint64) error {
 		if rec.Note != nil {
 			return true, nil
 		}
-		n += j.fold(rec)
+		folded, err := j.fold(ctx, rec)
+		if err != nil {
+			return false, err
+		}
+		n += folded
 		j.read = max(j.read, rec.First+uint64(rec.N)-1)
-		if j.read >= j.order.Through {
+		if j.read >= j.work.through() {
 			return false, nil
 		}
 		if j.read-checked < rebuildCheckEvents {
@@ -310,24 +349,45 @@ func (j *rebuildJob) count(ctx context.Context, after uint64) error {
 	if err != nil {
 		return err
 	}
-	return j.apply(ctx, j.order.Through) // what the journal lacks at its end is damaged
+	return j.apply(ctx, j.work.through()) // what the journal lacks at its end is damaged
 }
 
 // fold hands the events of a record to their chains, and returns how many it has looked at.
-func (j *rebuildJob) fold(rec *journal.Record) (n int) {
+func (j *rebuildJob) fold(ctx context.Context, rec *journal.Record) (n int, err error) {
 	var v event.View
 	for seq, entry := range rec.Each {
-		if seq > j.order.Through || len(entry) == 0 || !j.missed.Has(seq) || j.verdicts.Has(seq) {
+		if seq > j.work.through() || len(entry) == 0 || !j.work.wants(seq) || j.verdicts.Has(seq) {
 			continue
 		}
+		if seq > j.plan.through {
+			if err := j.replan(ctx, seq); err != nil {
+				return n, err
+			}
+		}
 		user := j.users.read(seq, entry, &v)
-		if c := j.chains[user.partition]; seq > c.position && seq <= c.until {
-			c.folder.AddMeters(&v, user.name)
+		if c := j.chains[user.partition]; seq > c.position && seq <= c.until && j.work.add(c.folder, seq, &v, user.name) {
 			c.events++
 			n++
 		}
 	}
-	return n
+	return n, nil
+}
+
+// replan has the events from one on counted by other meters than those before it, which are applied first.
+func (j *rebuildJob) replan(ctx context.Context, seq uint64) (err error) {
+	if j.plan.through > 0 {
+		if err := j.apply(ctx, seq-1); err != nil {
+			return err
+		}
+	}
+	if j.plan, err = j.work.plan(seq); err != nil {
+		return err
+	}
+	for _, c := range j.chains {
+		c.folder = meter.NewFolder(j.plan.meters, nil)
+		c.folder.Reset(j.r.a.oldestWritten())
+	}
+	return nil
 }
 
 // full says that a fold has as many cells as one Apply should take.
@@ -350,7 +410,7 @@ func (j *rebuildJob) apply(ctx context.Context, position uint64) error {
 		}
 		// The batch in hand is finished although ctx ends; the store's own timeouts bound it.
 		out, err := j.r.a.cfg.Store.Apply(context.WithoutCancel(ctx), &store.Batch{
-			Producer: rebuildID(c.producer, j.order.Meter), Session: rebuildSession, Partition: i,
+			Producer: rebuildID(c.producer, j.work.key()), Session: rebuildSession, Partition: i,
 			Prev: c.stored, Last: last, Days: c.folder.Delta().Days,
 		})
 		if err != nil {
@@ -361,7 +421,7 @@ func (j *rebuildJob) apply(ctx context.Context, position uint64) error {
 		}
 		j.r.a.metrics.rebuilt(c.events, c.folder.Stats(), out.Overflow)
 		c.stored, c.position, c.events = last, last, 0
-		c.folder.Reset(j.r.a.Oldest())
+		c.folder.Reset(j.r.a.oldestWritten())
 	}
 	j.report(RebuildRunning)
 	return nil

@@ -18,6 +18,21 @@ func (a *Aggregator) keptDays() int {
 	return max(a.cfg.Retention, a.cfg.Policy.Kept())
 }
 
+// writtenDays returns for how many UTC days, today included, rollups are written: as many as are kept, as far as that is known.
+func (a *Aggregator) writtenDays() int {
+	if a.cfg.Policy == nil {
+		return a.cfg.Retention
+	}
+	return max(a.cfg.Retention, a.cfg.Policy.Written())
+}
+
+// oldestWritten returns the oldest UTC day that events are added to. That is as far back as a store that is told what to delete has any
+// days, and further than can be asked for: who asks for more days later has the events that were applied meanwhile. A store whose
+// days expire by themselves forgets at once what is added to a day that has.
+func (a *Aggregator) oldestWritten() event.Day {
+	return event.DayOf(a.cfg.Now()) - event.Day(a.writtenDays()+graceDays) + 1
+}
+
 // oldestStored returns the oldest UTC day whose rollups are not deleted where so many days are kept.
 func (a *Aggregator) oldestStored(days int) event.Day {
 	return event.DayOf(a.cfg.Deletion()) - event.Day(days+graceDays) + 1
@@ -37,6 +52,8 @@ type Retention struct {
 	Events   uint64
 	// Raw is how many events will leave the journal.
 	Raw uint64
+	// Restored is how far days are that are counted again from the journal, nil where there are none.
+	Restored *Restored
 }
 
 // Retention says how many days are kept, and what is going to be deleted. It asks the store only where something is.
@@ -45,6 +62,7 @@ func (a *Aggregator) Retention(ctx context.Context) (*Retention, error) {
 	if a.cfg.Policy != nil {
 		r.State = a.cfg.Policy.State()
 	}
+	r.Restored = a.restored()
 	if !r.Pending() {
 		return r, nil
 	}
@@ -92,11 +110,17 @@ func (a *Aggregator) ApplyRetention(ctx context.Context) (*Retention, error) {
 
 // announceExpiry says in the log, once for each time that it is decided, what is going to be deleted.
 func (p *applier) announceExpiry(ctx context.Context) {
+	if p.a.cfg.Policy == nil || p.a.cfg.Policy.State().Due.Equal(p.announced) {
+		return
+	}
 	r, err := p.a.Retention(ctx)
 	if err != nil || !r.Pending() || r.Due.Equal(p.announced) {
 		return // where the store is away it is said in a minute
 	}
 	p.announced = r.Due
+	if r.To < r.From && r.Raw == 0 {
+		return // there is nothing
+	}
 	p.log.Warn("--retention.days has been lowered; what is beyond it will be deleted when it is due: raise it again to keep that, or run `usagectl retention apply` "+
 		"to have it deleted now", "due", r.Due, "from", r.From.String(), "to", r.To.String(), "events", r.Events, "raw_events", r.Raw)
 }
@@ -113,7 +137,7 @@ func (p *applier) extend(ctx context.Context) {
 		rollups = append(rollups, meter.MeterRollup(m.Key(), meter.ByUser), meter.MeterRollup(m.Key(), meter.ByReference))
 	}
 	var days []event.Day
-	for day := p.day - event.Day(p.a.keptDays()) + 1; day <= p.day+1; day++ { // senders may be ahead of midnight
+	for day := p.day - event.Day(p.a.writtenDays()) + 1; day <= p.day+1; day++ { // senders may be ahead of midnight
 		days = append(days, day)
 	}
 	removed, err := ext.Extend(ctx, days, rollups)

@@ -22,9 +22,22 @@ type Retainer interface {
 
 // retentionAnswer is how many days are kept, as clients see it.
 type retentionAnswer struct {
-	Days     int           `json:"days"`
-	KeptDays int           `json:"kept_days"`
-	Pending  *expiringDays `json:"pending,omitempty"`
+	Days        int           `json:"days"`
+	KeptDays    int           `json:"kept_days"`
+	KeptUnknown bool          `json:"kept_unknown,omitzero"`
+	Pending     *expiringDays `json:"pending,omitempty"`
+	Restored    *restoredDays `json:"restored,omitempty"`
+}
+
+// restoredDays are days that were deleted while fewer days were kept, and are counted again.
+type restoredDays struct {
+	Phase      string   `json:"phase"`
+	From       string   `json:"from"`
+	To         string   `json:"to"`
+	Days       int      `json:"days"`
+	Events     uint64   `json:"events"`
+	Done       uint64   `json:"done"`
+	Incomplete []string `json:"incomplete_days,omitempty"`
 }
 
 // expiringDays is what will be deleted because fewer days are asked for.
@@ -60,7 +73,15 @@ func (a *API) answerRetention(w http.ResponseWriter, r *http.Request, ask func(c
 	if err != nil {
 		return refuseReading(r, fmt.Errorf("read the retention: %w", err))
 	}
-	answer := retentionAnswer{Days: state.Days, KeptDays: state.Kept}
+	answer := retentionAnswer{Days: state.Days, KeptDays: state.Kept, KeptUnknown: state.Lost}
+	if r := state.Restored; r != nil {
+		answer.Restored = &restoredDays{
+			Phase: r.Phase, From: r.From.String(), To: r.To.String(), Days: r.Days, Events: r.Events, Done: r.Done,
+		}
+		for _, day := range r.Incomplete {
+			answer.Restored.Incomplete = append(answer.Restored.Incomplete, day.String())
+		}
+	}
 	if state.Pending() {
 		answer.Pending = &expiringDays{Due: state.Due.UTC().Truncate(time.Second), Events: state.Events, RawEvents: state.Raw}
 		if state.From <= state.To {

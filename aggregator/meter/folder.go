@@ -14,6 +14,8 @@ type Folder struct {
 	keys   []string                             // metadata keys that something reads
 	byLen  [event.MaxMetadataKeyBytes + 1][]int // indices of keys, by their length
 	oldest event.Day
+	// skipped are days to which nothing is added, see Skip.
+	skipped []event.Day
 
 	days  map[event.Day]*dayFold
 	last  *dayFold // of the event before: nearly always the next one's too
@@ -79,7 +81,7 @@ type typeFold struct {
 	n       uint64
 	users   Cells
 	meters  []int // indices of the meters that need more than the type's own cells
-	expired bool
+	expired bool  // adds to lifetime totals alone
 
 	// Lifetime totals, see lifetime.go.
 	label                    string // the type, or event.Other
@@ -133,12 +135,16 @@ func (f *Folder) use(key string) int {
 
 // Reset forgets all that was folded and sets the oldest day of the retention window.
 func (f *Folder) Reset(oldest event.Day) {
-	f.oldest = oldest
+	f.oldest, f.skipped = oldest, nil
 	f.days = map[event.Day]*dayFold{}
 	f.last = nil
 	f.dups, f.stats, f.cells = map[string]uint64{}, Stats{}, 0
 	f.lifetime.reset()
 }
+
+// Skip has events of some days add to lifetime totals alone, until the next Reset: something else adds them to the days. It
+// comes before the first event.
+func (f *Folder) Skip(days []event.Day) { f.skipped = days }
 
 // Duplicate notes an event that is not counted.
 func (f *Folder) Duplicate(v *event.View) {
@@ -154,9 +160,10 @@ func (f *Folder) Add(v *event.View, user string) {
 	}
 	f.stats.Events++
 	t.n++
-	if t.expired {
+	switch {
+	case d.day < f.oldest:
 		f.stats.Expired++
-	} else {
+	case !t.expired:
 		before := len(t.users)
 		t.users[user]++
 		f.cells += len(t.users) - before
@@ -210,7 +217,7 @@ func (f *Folder) day(day event.Day) *dayFold {
 func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 	t := d.types[string(name)]
 	if t == nil {
-		t = &typeFold{name: string(name), users: Cells{}, expired: d.day < f.oldest}
+		t = &typeFold{name: string(name), users: Cells{}, expired: d.day < f.oldest || slices.Contains(f.skipped, d.day)}
 		for i := range f.meters {
 			m := f.meters[i]
 			if m.reads(t.name) && m.Stored() {

@@ -24,7 +24,9 @@ func newFixture(t *testing.T, days int) *fixture {
 }
 
 func (f *fixture) start(days int) {
-	f.policy = retention.Open(retention.Config{Path: f.path, Days: days, Now: func() time.Time { return f.now }})
+	f.policy = retention.Open(retention.Config{
+		Path: f.path, Days: days, Most: 1000, New: f.policy == nil, Now: func() time.Time { return f.now },
+	})
 }
 
 // wants checks how many days are asked for and kept, and in how long the difference is due.
@@ -105,14 +107,66 @@ func TestApply(t *testing.T) {
 	f.wants("after an Apply that failed", 3, 7, 24*time.Hour)
 }
 
-func TestDamagedFile(t *testing.T) {
+// TestLostFile has the file damaged or deleted beside data. Nobody knows then how many days were kept, so that nothing is deleted for
+// a day, over restarts too.
+func TestLostFile(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(path string) error{
+		"damaged": func(path string) error { return os.WriteFile(path, []byte(`{"kept_days":3000}`), 0o600) },
+		"empty":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"deleted": os.Remove,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, 30)
+			if err := lose(f.path); err != nil {
+				t.Fatal(err)
+			}
+			f.start(7)
+			f.wants("at the next start", 7, 1000, 24*time.Hour)
+			if s := f.policy.State(); !s.Lost || f.policy.Written() != 7 || (s.Failures == 1) != (name != "deleted") {
+				t.Errorf("%+v, %d days are written", s, f.policy.Written())
+			}
+			f.now = f.now.Add(20 * time.Hour)
+			f.start(7)
+			f.wants("after another", 7, 1000, 4*time.Hour)
+			f.now = f.now.Add(4 * time.Hour)
+			f.wants("a day later", 7, 7, 0)
+			if s := f.policy.State(); s.Lost {
+				t.Errorf("a day later: %+v", s)
+			}
+		})
+	}
+}
+
+// TestRaised asks for more days than were kept: those beyond may have been deleted until somebody has looked after them.
+func TestRaised(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 30)
-	if err := os.WriteFile(f.path, []byte(`{"kept_days":3000}`), 0o600); err != nil {
+	wants := func(what string, want int) {
+		t.Helper()
+		if got := f.policy.Raised(); got != want {
+			t.Errorf("%s: raised from %d days, want %d", what, got, want)
+		}
+	}
+	wants("at first", 0)
+	f.start(7)
+	f.start(30)
+	wants("taken back", 0)
+	f.start(7)
+	f.now = f.now.Add(48 * time.Hour)
+	f.start(14)
+	wants("raised", 7)
+	f.start(30)
+	wants("raised again", 7)
+	f.start(30)
+	wants("after a restart", 7)
+	f.policy.Restored()
+	f.start(30)
+	wants("looked after", 0)
+	if err := os.Remove(f.path); err != nil {
 		t.Fatal(err)
 	}
-	f.start(7)
-	if s := f.policy.State(); s.Kept != 7 || s.Failures != 1 {
-		t.Errorf("%+v, want the days that are asked for, and a failure", s)
-	}
+	f.start(30)
+	wants("the file was lost", 1)
 }

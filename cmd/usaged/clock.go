@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -36,9 +38,12 @@ func (d *daemon) openClock(machine clock.Machine, open *closers) {
 
 // openRetention decides how many days are kept, which may be more than are asked for now.
 func (d *daemon) openRetention() {
+	_, err := os.Stat(filepath.Join(d.cfg.dataDir, "journal"))
 	d.kept = retention.Open(retention.Config{
 		Path: filepath.Join(d.cfg.dataDir, "retention.json"),
 		Days: d.cfg.retentionDays,
+		Most: maxRetentionDays,
+		New:  errors.Is(err, os.ErrNotExist),
 		Now:  d.clock.Deletion,
 		Log:  d.log.With("component", "retention"),
 	})

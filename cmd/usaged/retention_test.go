@@ -23,6 +23,11 @@ type retentionState struct {
 		Events    uint64
 		RawEvents uint64 `json:"raw_events"`
 	}
+	Restored *struct {
+		Phase      string
+		Days       int
+		Incomplete []string `json:"incomplete_days"`
+	}
 }
 
 // restartWith restarts the daemon with another retention.
@@ -145,5 +150,72 @@ func TestAppliedRetention(t *testing.T) {
 	})
 	if kept := d.metric("usaged_retention_kept_seconds") / 86400; kept != 5 {
 		t.Errorf("after a restart %v days are kept, want 5", kept)
+	}
+}
+
+// TestRestoredDays has days deleted because fewer are kept, and asks for more again: what the journal has of them counts as
+// before, once, also where the daemon is killed meanwhile and where events of these days arrive before all is counted again.
+func TestRestoredDays(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s testStore) {
+		d := s.instance(t, "--prometheus.enabled=false")
+		d.restartWith(30)
+		d.history()
+		before := d.sum(30)
+		d.restartWith(5)
+		if a := d.do(http.MethodPost, "/api/v1/usage/retention/apply", "admin", nil, nil); a.status != http.StatusOK {
+			t.Fatalf("apply: status %d, %s", a.status, a.body)
+		}
+		d.expire(s, 8)
+		d.stop()
+		d.args = slices.DeleteFunc(d.args, func(arg string) bool { return strings.HasPrefix(arg, "--retention.days=") })
+		d.args = append(d.args, "--retention.days=30")
+		for range 3 {
+			d.start()
+			d.kill()
+		}
+		d.start()
+		for i := range 20 { // on the same days
+			d.post(fmt.Sprintf(`{"event_type":"a","user_id":"u","created_at":%q}`, time.Now().AddDate(0, 0, -i).UTC().Format(time.RFC3339)))
+		}
+		eventually(t, "the days are restored", func() error {
+			var state retentionState
+			d.getJSON("/api/v1/usage/retention", &state)
+			if state.Restored == nil || state.Restored.Phase != "done" || state.Restored.Days < 10 || len(state.Restored.Incomplete) > 0 {
+				return fmt.Errorf("%+v", state.Restored)
+			}
+			return nil
+		})
+		d.settle()
+		if got := d.sum(30); got != before+20 {
+			t.Errorf("%d events, want %d", got, before+20)
+		}
+		if days := d.metric("usaged_retention_incomplete"); days != 0 {
+			t.Errorf("%v days are incomplete", days)
+		}
+	})
+}
+
+// expire waits until the days before the last so many are gone from the embedded database, and removes them from Redis as expiry does:
+// tests cannot move the clock of that.
+func (d *instance) expire(s testStore, days int) {
+	d.tb.Helper()
+	if s.redis == nil {
+		d.stop()
+		d.start() // the daemon looks for what is to be deleted when it starts, and each minute
+		eventually(d.tb, "old days are deleted", func() error {
+			if n := d.storedDays(); n > days {
+				return fmt.Errorf("%d days are stored", n)
+			}
+			return nil
+		})
+		return
+	}
+	oldest := time.Now().UTC().AddDate(0, 0, 1-days).Format(time.DateOnly)
+	for key := range strings.Lines(s.redis.Do("KEYS", "usage:*:day:*")) {
+		key = strings.TrimSuffix(key, "\n")
+		_, rest, _ := strings.Cut(key, ":day:")
+		if day, _, _ := strings.Cut(rest, ":"); day < oldest {
+			s.redis.Do("DEL", key)
+		}
 	}
 }

@@ -230,7 +230,7 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, datadir.Database), Log: log, Metrics: d.set})
 	}
 	cfg := d.cfg.redis
-	cfg.Retention, cfg.Kept, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.kept.Kept, log, d.set
+	cfg.Retention, cfg.Kept, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.kept.Written, log, d.set
 	if cfg.Partitions == 0 { // Redis may be away
 		var err error
 		if cfg.Partitions, err = aggregator.Partitions(d.cfg.dataDir); err != nil {
