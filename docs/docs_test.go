@@ -19,13 +19,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/itchyny/gojq"
 	"go.yaml.in/yaml/v3"
 
 	"usaged/aggregator/store/redis"
+	"usaged/api"
+	"usaged/api/auth"
 	"usaged/exporter/remotewrite"
 	"usaged/tools/waittest"
 )
@@ -79,6 +80,22 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// sources returns the text of all files that the patterns match.
+func sources(t *testing.T, patterns ...string) string {
+	t.Helper()
+	var text strings.Builder
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text.WriteString(read(t, file))
+		}
+	}
+	return text.String()
 }
 
 // pages returns the README, the changelog and all pages under docs.
@@ -377,11 +394,14 @@ func TestErrorCodes(t *testing.T) {
 func TestMetricsExist(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for name := range redis.Help() { // the daemon of the golden file has none
-		known[name] = true
+	// The daemon of the golden file has no Redis, no receiver, no issuers of tokens, no quotas and no Prometheus.
+	for _, help := range []map[string]string{redis.Help(), remotewrite.Help(), auth.Help(), api.Help()} {
+		for name := range help {
+			known[name] = true
+		}
 	}
-	for name := range remotewrite.Help() { // nor a receiver
-		known[name] = true
+	for _, m := range regexp.MustCompile(`Name: "(\w+)"`).FindAllStringSubmatch(sources(t, "../exporter/embedded/*.go"), -1) {
+		known[m[1]] = true
 	}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(read(t, "../cmd/usaged/testdata/metrics.golden"), -1) {
 		known[m[1]] = true
@@ -404,22 +424,13 @@ func TestRedisPage(t *testing.T) {
 			t.Errorf("redis.md does not have the rules %s", want)
 		}
 	}
-	var code strings.Builder
-	for _, pattern := range []string{"../aggregator/*.go", "../aggregator/store/redis/*.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			code.WriteString(read(t, file))
-		}
-	}
+	code := sources(t, "../aggregator/*.go", "../aggregator/store/redis/*.go")
 	messages := regexp.MustCompile(`msg="([^"]+)"`).FindAllStringSubmatch(page, -1)
 	if len(messages) == 0 {
 		t.Error("redis.md quotes no log")
 	}
 	for _, m := range messages {
-		if !strings.Contains(code.String(), `("`+m[1]+`"`) {
+		if !strings.Contains(code, `("`+m[1]+`"`) {
 			t.Errorf("redis.md quotes %q, which nobody logs", m[1])
 		}
 	}
@@ -551,30 +562,32 @@ func startDaemon(t *testing.T, dir string) string {
 			t.Errorf("usaged: %v\n%s", err, &log)
 		}
 	})
-	for range 600 {
-		if url, err := os.ReadFile(filepath.Join(dir, "data", "usaged.url")); err == nil {
-			address := strings.TrimSpace(string(url))
-			if ready(t.Context(), address) {
-				return address
-			}
+	address := ""
+	waittest.Until(t, "start usaged", func() error {
+		url, err := os.ReadFile(filepath.Join(dir, "data", "usaged.url"))
+		if err != nil {
+			return err
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("usaged did not start")
-	return ""
+		address = strings.TrimSpace(string(url))
+		return ready(t.Context(), address)
+	})
+	return address
 }
 
-func ready(ctx context.Context, url string) bool {
+func ready(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/-/ready", nil)
 	if err != nil {
-		return false
+		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return err
 	}
 	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("/-/ready answers %s", resp.Status)
+	}
+	return nil
 }
 
 // TestImportMappings runs the jq expressions of import.md over the real data, and compares with the truth and with the

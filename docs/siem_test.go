@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"usaged/tools/waittest"
 )
 
 // TestCurlLoop runs the loop of siem.md beside a daemon, stops it in between and starts it again: what it has written is the
@@ -143,15 +145,23 @@ func eventIDs(lines string) (ids []string) {
 // waitForLines waits until so many lines are written, and the file that holds how far knows the last of them.
 func waitForLines(t *testing.T, path string, n int, progress string, stderr *bytes.Buffer) {
 	t.Helper()
-	for range 600 {
+	err := waittest.Retry(func() error {
 		data, err := os.ReadFile(path)
-		known, knownErr := os.ReadFile(filepath.Join(filepath.Dir(path), progress))
-		if err == nil && knownErr == nil && bytes.Count(data, []byte("\n")) >= n && bytes.Contains(known, lastCursor(data)) {
-			return
+		if err != nil {
+			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		known, err := os.ReadFile(filepath.Join(filepath.Dir(path), progress))
+		if err != nil {
+			return err
+		}
+		if lines := bytes.Count(data, []byte("\n")); lines < n || !bytes.Contains(known, lastCursor(data)) {
+			return fmt.Errorf("%s has %d of %d events, and its cursor is %q", path, lines, n, known)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("the command does not go on: %v: %s", err, stderr)
 	}
-	t.Fatalf("%s has no %d events behind its cursor: %s", path, n, stderr)
 }
 
 // lastCursor is the cursor of the last line.
