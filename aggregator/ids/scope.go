@@ -1,7 +1,7 @@
 // Package ids decides which events are one event that was sent more than once: by the ids that their senders gave them.
 //
 // A [Scope] says what an id names, and so which digests an event claims in the store. Two events with a digest in common that
-// were accepted less than [store.DuplicateWindow] apart are one event, see [Near]: the second is a duplicate. That an event was found
+// were accepted less than [store.DuplicateWindow] apart are one event, see [store.Near]: the second is a duplicate. That an event was found
 // to be a duplicate is a verdict. It is journalled before the batch without the event is applied, so that reading the
 // journal again, after a crash or for a rebuild, gives the same answer; [Verdicts] has those that may still be asked for.
 //
@@ -111,11 +111,11 @@ func (s Scope) Of(v *event.View) (d Digests) {
 
 // Near says whether one of the digests was accepted within a day of an event. last has the last acceptance of each.
 func (d *Digests) Near(last map[[16]byte]int64, acceptedMillis int64) bool {
-	if at, ok := last[d.Claim]; ok && Near(at, acceptedMillis) {
+	if at, ok := last[d.Claim]; ok && store.Near(at, acceptedMillis) {
 		return true
 	}
 	for _, other := range d.others[:d.n] {
-		if at, ok := last[other]; ok && Near(at, acceptedMillis) {
+		if at, ok := last[other]; ok && store.Near(at, acceptedMillis) {
 			return true
 		}
 	}
@@ -124,11 +124,6 @@ func (d *Digests) Near(last map[[16]byte]int64, acceptedMillis int64) bool {
 
 // Others returns the digests that must not be taken either.
 func (d *Digests) Others() [][16]byte { return d.others[:d.n] }
-
-// Near says whether two acceptances of an id, in milliseconds since 1970, are so close that they are one event's.
-func Near(a, b int64) bool {
-	return max(a-b, b-a) < store.DuplicateWindow.Milliseconds()
-}
 
 // VerifiableFor is how long after its acceptance an id can still be checked for duplicates: as long as the store is sure to
 // have the claims of all events that were accepted up to a duplicate window earlier.

@@ -49,7 +49,7 @@ func (i *Inspector) Producers(ctx context.Context, m *Meta) ([]ProducerState, er
 				found[id] = &ProducerState{Producer: store.Producer{ID: id, Totals: make(meter.Totals)}, Offsets: make([]uint64, m.Partitions)}
 			}
 			found[id].Offsets[n] = p.Offset
-			add(&found[id].Producer, &p)
+			found[id].Merge(p)
 		}
 	}
 	producers := make([]ProducerState, 0, len(found))

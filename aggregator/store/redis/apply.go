@@ -23,13 +23,13 @@ var applySource string
 // applied: more than 2,000 restarts.
 const maxTakeoverBytes = 64 << 10
 
-var applyScript = client.NewScript(fmt.Sprintf("local OTHER, MAX_TOTAL, MAX_TYPES, MAX_REFERENCES, MAX_TAKEOVERS = %q, %d, %d, %d, %d\n",
-	event.Other, uint64(meter.MaxTotal), store.MaxTypesPerDay, store.MaxReferencesPerDay, maxTakeoverBytes) + applySource)
+var applyScript = client.NewScript(fmt.Sprintf("local OTHER, MAX_TOTAL, MAX_TYPES, MAX_REFERENCES, MAX_TAKEOVERS, WINDOW = %q, %d, %d, %d, %d, %d\n",
+	event.Other, uint64(meter.MaxTotal), store.MaxTypesPerDay, store.MaxReferencesPerDay, maxTakeoverBytes, store.DuplicateWindow.Milliseconds()) + applySource)
 
 // Apply adds one batch, see store.Store. It does not begin after ctx has ended, but once it has begun it waits for the
 // reply as long as callTimeout allows: a script that was sent may run after we have stopped waiting.
 func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, error) {
-	if err := s.checkBatch(batch); err != nil {
+	if err := batch.Check(len(s.spaces)); err != nil {
 		return store.Outcome{}, fmt.Errorf("apply batch: %w", err)
 	}
 	doing := "apply batch to partition " + strconv.Itoa(batch.Partition)
@@ -77,20 +77,6 @@ func (s *Store) newestOf(claims []store.Claim) event.Day {
 		s.newest = max(s.newest, day)
 	}
 	return s.newest
-}
-
-// checkBatch refuses what no correct caller sends: a batch that could be applied twice, or that no reader would see.
-func (s *Store) checkBatch(b *store.Batch) error {
-	if b.Partition < 0 || b.Partition >= len(s.spaces) {
-		return fmt.Errorf("partition %d of %d", b.Partition, len(s.spaces))
-	}
-	if b.Last < b.Prev {
-		return fmt.Errorf("it ends at %d, before its start at %d", b.Last, b.Prev)
-	}
-	if b.Last == b.Prev && len(b.Days) > 0 {
-		return fmt.Errorf("it counts something but doesn't move the offset %d", b.Prev)
-	}
-	return nil
 }
 
 // readOutcome reads what apply.lua returns.

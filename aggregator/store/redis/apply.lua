@@ -4,10 +4,11 @@
 -- KEYS[1] is the producer, KEYS[2] the index of producers; ARGV[1] names all other keys by their place in KEYS.
 -- ARGV[1] is the batch without its cells, ARGV[2] and so on are chunks of cells in the order in which it mentions them:
 -- total, key, total, key, … . See encode.go. Offsets are compared as text. Totals stay numbers, which are exact up to 2^53;
--- tostring would round them. OTHER and the MAX_ constants come from the Go side.
+-- tostring would round them. OTHER, WINDOW (within which two acceptances of an id are one event's, in milliseconds) and the MAX_
+-- constants come from the contract in Go.
 local prev, last, session, id, totals, days, claims = unpack(cmsgpack.unpack(ARGV[1]))
 
-local DAY = 86400000
+local DAY = 24 * 60 * 60 * 1000 -- ids are kept by the day of their acceptance
 local STEP = 3500 -- unpack takes fewer than 8,000 values
 
 -- wrong returns an error where a key exists and is not of the kind wanted.
@@ -57,7 +58,7 @@ local function clash(value, at, shift)
     local a, b = string.match(value, '(%d+),(%d+)')
     first, final = tonumber(a), tonumber(b)
   end
-  return at - (final + shift) < DAY and (first + shift) - at < DAY
+  return at - (final + shift) < WINDOW and (first + shift) - at < WINDOW
 end
 
 local taken, misplaced = {'taken', offset}, nil

@@ -108,7 +108,7 @@ func (s *Store) Producers(ctx context.Context) ([]store.Producer, error) {
 				found[id] = &p
 				continue
 			}
-			add(found[id], &p)
+			found[id].Merge(p)
 		}
 	}
 	producers := make([]store.Producer, 0, len(found))
@@ -120,15 +120,6 @@ func (s *Store) Producers(ctx context.Context) ([]store.Producer, error) {
 		producers = append(producers, *p)
 	}
 	return producers, nil
-}
-
-// add adds what another partition knows of a producer.
-func add(to, p *store.Producer) {
-	to.Offset = min(to.Offset, p.Offset)
-	to.Session = max(to.Session, p.Session)
-	for series, n := range p.Totals {
-		to.Totals[series] += n
-	}
 }
 
 // hashes reads the hash of each name in one round trip.

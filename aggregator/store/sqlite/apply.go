@@ -14,7 +14,7 @@ import (
 
 // Apply adds one batch, see store.Store.
 func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, error) {
-	if err := s.check(batch); err != nil {
+	if err := batch.Check(s.partitions); err != nil {
 		return store.Outcome{}, fmt.Errorf("apply batch: %w", err)
 	}
 	var out store.Outcome
@@ -31,20 +31,6 @@ func (s *Store) Apply(ctx context.Context, batch *store.Batch) (store.Outcome, e
 		return store.Outcome{}, fmt.Errorf("apply batch to partition %d: %w", batch.Partition, explain(err))
 	}
 	return out, nil
-}
-
-// check refuses what no correct caller sends: a batch that could be applied twice, or that no reader would see.
-func (s *Store) check(b *store.Batch) error {
-	if b.Partition < 0 || b.Partition >= s.partitions {
-		return fmt.Errorf("partition %d of %d", b.Partition, s.partitions)
-	}
-	if b.Last < b.Prev {
-		return fmt.Errorf("it ends at %d, before its start at %d", b.Last, b.Prev)
-	}
-	if b.Last == b.Prev && len(b.Days) > 0 {
-		return fmt.Errorf("it counts something but doesn't move the offset %d", b.Prev)
-	}
-	return nil
 }
 
 // application is one batch on its way into one transaction.

@@ -14,7 +14,7 @@ import (
 // Asking for many claims at once costs a quarter of asking for each. The partition comes behind the rows.
 var takenClaims = newStatementSet("SELECT v.column1 FROM (VALUES (?, ?, ?, ?)", ", (?, ?, ?, ?)",
 	") v CROSS JOIN claim c WHERE c.accepted_day = v.column2 AND c.partition = ? AND c.digest = v.column3"+
-		" AND abs(c.accepted - v.column4) < 86400000") // store.DuplicateWindow
+		fmt.Sprintf(" AND abs(c.accepted - v.column4) < %d", store.DuplicateWindow.Milliseconds()))
 
 var insertClaims = newStatementSet("INSERT OR IGNORE INTO claim (accepted_day, partition, digest, accepted) VALUES (?, ?, ?, ?)",
 	", (?, ?, ?, ?)", "")

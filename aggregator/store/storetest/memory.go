@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -64,6 +65,9 @@ func (m *Memory) Apply(ctx context.Context, b *store.Batch) (store.Outcome, erro
 	if err := ctx.Err(); err != nil {
 		return store.Outcome{}, err
 	}
+	if err := b.Check(len(m.partitions)); err != nil {
+		return store.Outcome{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := &m.partitions[b.Partition]
@@ -102,7 +106,7 @@ func (m *Memory) Apply(ctx context.Context, b *store.Batch) (store.Outcome, erro
 func (p *memoryPartition) taken(claims []store.Claim) (taken []int) {
 	for i, c := range claims {
 		for _, accepted := range p.claims[c.Digest] {
-			if distance := time.Duration(c.AcceptedMillis-accepted) * time.Millisecond; distance.Abs() < store.DuplicateWindow {
+			if store.Near(c.AcceptedMillis, accepted) {
 				taken = append(taken, i)
 				break
 			}
@@ -180,14 +184,9 @@ func (m *Memory) Producers(context.Context) ([]store.Producer, error) {
 }
 
 func (m *Memory) merged(id string) store.Producer {
-	sum := store.Producer{ID: id, Offset: m.partitions[0].producers[id].Offset, Totals: make(meter.Totals)}
+	sum := store.Producer{ID: id, Offset: math.MaxUint64, Totals: make(meter.Totals)}
 	for _, partition := range m.partitions {
-		p := partition.producers[id] // a partition that doesn't know it has applied nothing: offset 0
-		sum.Offset = min(sum.Offset, p.Offset)
-		sum.Session = max(sum.Session, p.Session)
-		for series, n := range p.Totals {
-			sum.Totals[series] += n
-		}
+		sum.Merge(partition.producers[id]) // a partition that doesn't know it has applied nothing: offset 0
 	}
 	return sum
 }
