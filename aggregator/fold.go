@@ -123,11 +123,7 @@ func newBatch(of store.Batch, f *fold, totals meter.Totals, admitted func(string
 		Batch: of, claimants: f.claimants, checkers: f.checkers, duplicates: f.duplicates, moved: ledger.Counts{},
 		stats: f.folder.Stats(), overflow: delta.Overflow, unverified: f.unverified,
 	}
-	for s, n := range delta.Totals {
-		if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-			b.moved[s.A] += n
-		}
-	}
+	b.moved.AddApplied(delta.Totals)
 	b.Days, b.Totals = delta.Days, ledger.AddTotals(maps.Clone(totals), delta.Totals, admitted)
 	b.Claims, b.Checks = f.claims, f.checks
 	return b

@@ -41,16 +41,8 @@ func othersOf(all []store.Producer, own []string) (others []ledger.Other) {
 		if _, _, rebuild := RebuildOf(p.ID); rebuild || slices.Contains(own, p.ID) {
 			continue
 		}
-		other := ledger.Other{ID: p.ID}
-		for s, n := range p.Totals {
-			switch s.Family {
-			case meter.FamilyEvents:
-				other.Counted += n
-			case meter.FamilyDuplicates:
-				other.Duplicates += n
-			}
-		}
-		others = append(others, other)
+		account := ledger.AccountOf(p.Totals)
+		others = append(others, ledger.Other{ID: p.ID, Counted: account.Counted, Duplicates: account.Duplicates})
 	}
 	return others
 }

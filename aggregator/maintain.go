@@ -93,11 +93,7 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 		for i := range p.partitions {
 			totals := cp.totals(producer.ID, i, len(p.partitions))
 			maps.Copy(totals, now.Totals[ledger.Of{Producer: producer.ID, Partition: i}])
-			for s, n := range totals { // everything accepted up to here is one of the two
-				if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-					cp.Accepted[s.A] += n // admitted when it was accepted
-				}
-			}
+			cp.Accepted.AddApplied(totals) // everything accepted up to here is in them; its type was admitted then
 		}
 	}
 	return cp

@@ -183,7 +183,7 @@ func (p *pastCount) add(v *event.View) {
 		return
 	}
 	t.Counts[i]++
-	if v.AcceptedMillis*int64(time.Millisecond)-v.CreatedNanos > int64(meter.LateAfter) {
+	if meter.Late(v) {
 		p.past.Late[i]++
 	}
 }

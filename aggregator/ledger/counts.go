@@ -41,6 +41,45 @@ func (c Counts) subtract(eventType string, n uint64, impossible *bool) {
 	c[eventType] -= n
 }
 
+// AddApplied adds the events that lifetime totals have counted or found to be duplicates, by type.
+func (c Counts) AddApplied(totals meter.Totals) {
+	for s, n := range totals {
+		if _, ok := became(s.Family); ok {
+			c[s.A] += n
+		}
+	}
+}
+
+// sum returns the number of events of all types.
+func (c Counts) sum() (sum uint64) {
+	for _, n := range c {
+		sum += n
+	}
+	return sum
+}
+
+// became says what the series of a family count, where these are events by what became of them: each applied event adds one to
+// exactly one such series.
+func became(family string) (of func(*Account) *uint64, ok bool) {
+	switch family {
+	case meter.FamilyEvents:
+		return func(a *Account) *uint64 { return &a.Counted }, true
+	case meter.FamilyDuplicates:
+		return func(a *Account) *uint64 { return &a.Duplicates }, true
+	}
+	return nil, false
+}
+
+// AccountOf returns how many events lifetime totals have counted, and how many they have found to be duplicates.
+func AccountOf(totals meter.Totals) (a Account) {
+	for s, n := range totals {
+		if of, ok := became(s.Family); ok {
+			*of(&a) += n
+		}
+	}
+	return a
+}
+
 // AddTotals adds increments to totals and returns the new values of the series that changed. admitted gives the name
 // under which an event type is counted. A total stays at meter.MaxLifetime.
 func AddTotals(totals, increments meter.Totals, admitted func(string) string) meter.Totals {

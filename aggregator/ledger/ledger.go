@@ -177,26 +177,10 @@ func (l *Ledger) setTotals(of Of, totals meter.Totals) {
 func (l *Ledger) Imbalance() (accepted, accounted uint64, wrong bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	accepted, accounted = l.end+l.surplus, sumOf(l.pending)+l.damaged
-	for s, n := range l.sum {
-		if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-			accounted += n
-		}
-	}
+	accepted, accounted = l.end+l.surplus, l.pending.sum()+l.damaged
+	applied := AccountOf(l.sum)
+	accounted += applied.Counted + applied.Duplicates
 	return accepted, accounted, l.known && (l.impossible || accepted != accounted)
-}
-
-// settled returns the events per type that are counted or duplicates. l.mu is held.
-func (l *Ledger) settled() Counts {
-	sums := Counts{}
-	for _, totals := range l.totals {
-		for s, n := range totals {
-			if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-				sums[s.A] += n
-			}
-		}
-	}
-	return sums
 }
 
 // Gap notes events that cannot be read any more. Where that is news, what is pending cannot all be applied, and is to be counted
@@ -228,14 +212,7 @@ func (l *Ledger) Newest() Times {
 func (l *Ledger) Pending() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return sumOf(l.pending)
-}
-
-func sumOf(c Counts) (sum uint64) {
-	for _, n := range c {
-		sum += n
-	}
-	return sum
+	return l.pending.sum()
 }
 
 // Known says that the totals of the store have been adopted.

@@ -71,7 +71,7 @@ func (l *Ledger) FinishRecount(found Waiting, totals map[Of]meter.Totals, moved 
 	for partition, position := range moved {
 		l.positions[partition] = position
 	}
-	found.Producers[spans[len(spans)-1].last()] += sumOf(r.committed)
+	found.Producers[spans[len(spans)-1].last()] += r.committed.sum()
 	l.pending = r.committed
 	for t, n := range found.Types {
 		l.pending[l.admitted(t)] += n
@@ -93,11 +93,8 @@ func (l *Ledger) FinishRecount(found Waiting, totals map[Of]meter.Totals, moved 
 func (l *Ledger) weigh(spans []Span, pending map[string]uint64) {
 	counted := map[string]uint64{}
 	for of, totals := range l.totals {
-		for s, n := range totals {
-			if s.Family == meter.FamilyEvents || s.Family == meter.FamilyDuplicates {
-				counted[of.Producer] += n
-			}
-		}
+		applied := AccountOf(totals)
+		counted[of.Producer] += applied.Counted + applied.Duplicates
 	}
 	l.damaged, l.surplus = 0, 0
 	for k, sp := range spans {
@@ -116,7 +113,9 @@ func (l *Ledger) weigh(spans []Span, pending map[string]uint64) {
 			l.surplus += known - events
 		}
 	}
-	for t, n := range l.settled() {
+	applied := Counts{}
+	applied.AddApplied(l.sum)
+	for t, n := range applied {
 		// What can't be read any more wasn't found in the journal; nor what another directory has counted.
 		if gone := n + l.pending[t]; (!l.gaps.Empty() || l.surplus > 0) && l.accepted[t] < gone {
 			l.accepted[t] = gone

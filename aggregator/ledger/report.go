@@ -1,10 +1,6 @@
 package ledger
 
-import (
-	"context"
-
-	"usaged/aggregator/meter"
-)
+import "context"
 
 // Report is the accounts of one data directory since its beginning. In each account
 //
@@ -72,14 +68,9 @@ func (l *Ledger) Report(ctx context.Context) (*Report, error) {
 			edit(t, func(acc *Account) { acc.Pending += n })
 		}
 	}
-	for _, totals := range l.totals {
-		for s, n := range totals {
-			switch s.Family {
-			case meter.FamilyEvents:
-				edit(s.A, func(acc *Account) { acc.Counted += n })
-			case meter.FamilyDuplicates:
-				edit(s.A, func(acc *Account) { acc.Duplicates += n })
-			}
+	for s, n := range l.sum {
+		if of, ok := became(s.Family); ok {
+			edit(s.A, func(acc *Account) { *of(acc) += n })
 		}
 	}
 	return r, nil

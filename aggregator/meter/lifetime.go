@@ -8,8 +8,13 @@ import (
 	"usaged/aggregator/event"
 )
 
-// LateAfter is how long before its acceptance a late event was created, at least.
+// LateAfter is the time between creation and acceptance beyond which an event is late.
 const LateAfter = time.Hour
+
+// Late says that an event was created more than LateAfter before it was accepted.
+func Late(v *event.View) bool {
+	return v.AcceptedMillis*int64(time.Millisecond)-v.CreatedNanos > int64(LateAfter)
+}
 
 // Outcomes are the values of the metadata key outcome that are counted.
 const (
@@ -127,7 +132,7 @@ func (l *lifetime) begin(t *typeFold) {
 
 // addEvent adds what every event has.
 func (l *lifetime) addEvent(t *typeFold, v *event.View) {
-	if l.late = v.AcceptedMillis*int64(time.Millisecond)-v.CreatedNanos > int64(LateAfter); l.late {
+	if l.late = Late(v); l.late {
 		t.late++
 	}
 	if len(v.Source) == 0 {
