@@ -8,12 +8,17 @@ import (
 	"usaged/api/auth"
 )
 
-// Who may do what.
+// Who may do what. TestRolesOfRoutes has a row for every route.
 var (
-	posterRoles  = auth.RolesOf(auth.RoleUser, auth.RoleProducer, auth.RoleAdmin)
-	adminRole    = auth.RolesOf(auth.RoleAdmin)
-	scraperRoles = auth.RolesOf(auth.RoleViewer, auth.RoleAdmin)
-	writerRoles  = auth.RolesOf(auth.RoleProducer, auth.RoleAdmin)
+	posterRoles   = auth.RolesOf(auth.RoleUser, auth.RoleProducer, auth.RoleAdmin)
+	scraperRoles  = auth.RolesOf(auth.RoleViewer, auth.RoleAdmin)
+	writerRoles   = auth.RolesOf(auth.RoleProducer, auth.RoleAdmin)
+	readerRoles   = auth.RolesOf(auth.RoleReader, auth.RoleAdmin)
+	auditorRoles  = auth.RolesOf(auth.RoleAuditor, auth.RoleAdmin)
+	operatorRoles = auth.RolesOf(auth.RoleOperator, auth.RoleAdmin)
+	// statusRoles may see how the daemon is, which names no user.
+	statusRoles = auth.RolesOf(auth.RoleReader, auth.RoleOperator, auth.RoleAdmin)
+	ledgerRoles = auth.RolesOf(auth.RoleReader, auth.RoleAuditor, auth.RoleOperator, auth.RoleAdmin)
 )
 
 const whereTokensAre = "send Authorization: Bearer TOKEN. The tokens that usaged made at its first start are in its data " +

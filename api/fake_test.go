@@ -277,7 +277,7 @@ func tokenOf(role string) string { return "usaged_" + role + "_test" }
 func writeTokens(t testing.TB, path string) {
 	t.Helper()
 	var b strings.Builder
-	for _, role := range []string{"admin", "producer", "viewer", "user"} {
+	for _, role := range auth.RoleNames() {
 		fmt.Fprintf(&b, "- name: the-%s\n  role: %s\n  sha256: %x\n", role, role, sha256.Sum256([]byte(tokenOf(role))))
 		if role == "user" {
 			b.WriteString("  user_id: alice\n")

@@ -302,7 +302,7 @@ func (s *tailStream) tick() {
 		return
 	}
 	s.checked = now
-	if _, err := s.api.authorize(s.w, s.request, adminRole); err != nil {
+	if _, err := s.api.authorize(s.w, s.request, auditorRoles); err != nil {
 		s.err = errRevoked
 		return
 	}

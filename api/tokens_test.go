@@ -39,7 +39,7 @@ func TestLoadTokensNamesFaults(t *testing.T) {
 		"no name":                 {"- role: admin\n  sha256: " + hash + "\n", ":1: entry 1: name is missing"},
 		"no role":                 {good + "- name: b\n  sha256: " + hash + "\n", `:4: entry 2 ("b"): role is missing`},
 		"no hash":                 {"- name: b\n  role: user\n", `:1: entry 1 ("b"): sha256 is missing`},
-		"a role that is not one":  {"- name: b\n  role: root\n  sha256: " + hash, `:2: entry 1 ("b"): role must be one of user, producer, viewer, admin`},
+		"a role that is not one":  {"- name: b\n  role: root\n  sha256: " + hash, `:2: entry 1 ("b"): role must be one of user, producer, viewer, reader, auditor, operator, admin`},
 		"a hash that is too long": {"- name: b\n  role: user\n  sha256: " + hash + "ab", `:3: entry 1 ("b"): sha256 must be the SHA-256 of the token: 64 hex digits`},
 		"a token for a hash":      {"- name: b\n  role: user\n  sha256: usaged_user_x", ":3: entry 1 (\"b\"): sha256 must be"},
 		"a repeated name":         {good + "- name: a\n  role: user\n  sha256: " + strings.Repeat("cd", 32), `:4: entry 2 ("a"): entry 1 has this name already`},

@@ -16,12 +16,18 @@ const (
 	RoleProducer
 	// RoleViewer queries PromQL and scrapes.
 	RoleViewer
+	// RoleReader reads counts: summaries, meters, the ledger, the health score.
+	RoleReader
+	// RoleAuditor reads raw events and the ledger.
+	RoleAuditor
+	// RoleOperator runs the daemon: it reloads, plans quiet times, rebuilds, and sees how the daemon is. It sees no user's figures.
+	RoleOperator
 	// RoleAdmin may do everything.
 	RoleAdmin
 	numRoles
 )
 
-var roleNames = [numRoles]string{"user", "producer", "viewer", "admin"}
+var roleNames = [numRoles]string{"user", "producer", "viewer", "reader", "auditor", "operator", "admin"}
 
 func (r Role) String() string { return roleNames[r] }
 

@@ -35,7 +35,7 @@ type digest = [sha256.Size]byte
 // Tokens is the content of a tokens file:
 //
 //   - name: billing
-//     role: producer        # user, producer, viewer or admin
+//     role: producer        # see RoleNames
 //     sha256: 9f86d0…0a08   # of the token, in hex
 //     user_id: acme-billing # optional; the name by default
 //
