@@ -119,7 +119,7 @@ func (p *applier) countPending(r *ledger.Recount) (pending ledger.Waiting, found
 		}
 		each(p.users, rec, least, r.Through, func(seq uint64, v *event.View, user userInfo) {
 			if seq > r.Positions[user.partition] {
-				pending.Types[string(v.Type)]++
+				pending.Types[string(v.Counted)]++
 				pending.Producers[p.identity.Producers[p.identity.producerOf(user.partition, seq)].ID]++
 			}
 		})
@@ -195,8 +195,8 @@ func (p *applier) recoverAccepted() error {
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
 		each(p.users, rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
-			cp.Accepted.Add(string(v.Type), 1)
-			cp.Newest.Set(string(v.Type), v.AcceptedMillis)
+			cp.Accepted.Add(string(v.Counted), 1)
+			cp.Newest.Set(string(v.Counted), v.AcceptedMillis)
 		})
 		return true
 	})

@@ -59,6 +59,9 @@ func openLabels(dir string, limits meter.Limits) (l *labels, mended bool, err er
 	return l, !before, l.save()
 }
 
+// Labels are the values that the labels of usage have.
+func (a *Aggregator) Labels() *meter.Labels { return a.labels.Labels }
+
 // save makes the values durable where some are new. It is safe for concurrent use.
 func (l *labels) save() error {
 	l.saving.Lock()

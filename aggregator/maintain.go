@@ -123,8 +123,8 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 			cp.Damaged = append(cp.Damaged, seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
 		}
 		each(p.users, rec, base.Seq, seg.Last, func(seq uint64, v *event.View, user userInfo) {
-			cp.Accepted.Add(string(v.Type), 1)
-			cp.Newest.Set(string(v.Type), v.AcceptedMillis)
+			cp.Accepted.Add(string(v.Counted), 1)
+			cp.Newest.Set(string(v.Counted), v.AcceptedMillis)
 			switch f := again.folder(user.partition, seq); {
 			case f == nil:
 			case verdicts.Has(seq):

@@ -170,9 +170,9 @@ func (p *pastCount) addRecord(rec *journal.Record) error {
 
 // add counts an event.
 func (p *pastCount) add(v *event.View) {
-	t := p.types[string(v.Type)]
+	t := p.types[string(v.Counted)]
 	if t == nil {
-		t = p.typeOf(string(v.Type))
+		t = p.typeOf(string(v.Counted))
 	}
 	p.past.Events++
 	if created := time.Unix(0, v.CreatedNanos); t.First.IsZero() || created.Before(t.First) {

@@ -78,6 +78,8 @@ type Config struct {
 	Issuers *auth.Issuers
 	// Quotas bound what each token may ask for. Nil: the defaults of package quota.
 	Quotas *quota.Accounts
+	// Names bound the new names of tokens. Nil: those that this API has seen itself are known, and nothing is kept.
+	Names *quota.Names
 
 	// Health says how healthy usage is. Nil: GET health says that nothing does.
 	Health HealthReader
@@ -152,6 +154,12 @@ func New(cfg Config) (*API, error) {
 			return nil, fmt.Errorf("api: %w", err)
 		}
 		cfg.Quotas = quota.NewAccounts(defaults, cfg.Now)
+	}
+	if cfg.Names == nil {
+		var err error
+		if cfg.Names, err = quota.OpenNames("", nil); err != nil {
+			return nil, fmt.Errorf("api: %w", err)
+		}
 	}
 	a := &API{
 		cfg:    cfg,

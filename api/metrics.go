@@ -30,6 +30,7 @@ type apiMetrics struct {
 	panics         *metrics.Counter
 	cut            *metrics.Counter
 	quotas         quotaCounters
+	namesUnsaved   *metrics.Counter
 	inflight       atomic.Int64
 	tailStreams    atomic.Int64
 	tailEvents     *metrics.Counter
@@ -57,6 +58,9 @@ var help = map[string]string{
 	"usaged_tail_events_total":         "Events sent in streams of accepted events.",
 	"usaged_tail_missing_events_total": "Events that streams had to leave out because the journal is damaged, counted for each stream.",
 	"usaged_tail_overtaken_total":      "Streams of accepted events that read so slowly that retention deleted what they had not read.",
+	"usaged_names_over_quota_total": "Events of which a name (quota: new_types, new_labels or new_references) is counted under __other__ because the token has used up its new " +
+		"names of the day, by token (JSON Web Tokens by issuer).",
+	"usaged_names_unsaved_total": "Failures to write down what tokens have used up of their new names of the day.",
 	"usaged_quota_exceeded_total": "Requests refused because a token's quota was spent, by token (JSON Web Tokens by issuer) and quota: events, bytes, ids, reads, tails, or memory for " +
 		"bodies on their way.",
 	"usaged_ingest_inflight_limit_bytes": "Limit of usaged_ingest_inflight_bytes; requests beyond it are answered with 503.",
@@ -79,7 +83,8 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 		panics:    set.GetOrCreateCounter("usaged_http_panics_total"),
 		cut:       set.GetOrCreateCounter("usaged_http_responses_cut_total"),
 
-		quotas: quotaCounters{set: set, names: map[string]struct{}{}},
+		quotas:       quotaCounters{set: set, names: map[string]struct{}{}},
+		namesUnsaved: set.GetOrCreateCounter("usaged_names_unsaved_total"),
 
 		tailEvents:    set.GetOrCreateCounter("usaged_tail_events_total"),
 		tailMissing:   set.GetOrCreateCounter("usaged_tail_missing_events_total"),
@@ -89,6 +94,9 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 		if info.ingest {
 			m.rejected[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_ingest_rejected_total{reason=%q}", info.code))
 		}
+	}
+	for _, kind := range quota.NameKinds {
+		m.quotas.namesCounter(event.Other, kind)
 	}
 	for _, kind := range quota.Kinds {
 		m.quotas.counter(event.Other, kind)

@@ -48,6 +48,25 @@ func (a *API) spendBatch(who *auth.Token, account *quota.Account, batch *event.B
 		a.metrics.rejectedEvents[quotaExceeded].Add(batch.N)
 		return err
 	}
+	return a.judgeNames(who, account, batch)
+}
+
+// judgeNames has the names of a batch judged, where those of the token are limited. What was spent is durable before the events are.
+func (a *API) judgeNames(who *auth.Token, account *quota.Account, batch *event.Batch) error {
+	limits := account.Limits()
+	if limits.NewTypes+limits.NewLabels+limits.NewReferences == 0 {
+		return nil
+	}
+	meters, now := a.cfg.Reader.Meters(), a.cfg.Now()
+	exceeded := func(kind quota.Kind) { a.metrics.quotas.namesExceeded(who, kind) }
+	err := batch.Judge(func(v *event.View) event.Excess { return a.cfg.Names.Judge(v, who, limits, meters, now, exceeded) })
+	if err != nil {
+		return err
+	}
+	if err := a.cfg.Names.Save(); err != nil { // the quota of a day would be larger after a restart, and nothing else
+		a.metrics.namesUnsaved.Inc()
+		a.log.Warn("what tokens have spent of their new names is not durable", "err", err)
+	}
 	return nil
 }
 
@@ -94,11 +113,21 @@ type quotaCounters struct {
 const maxQuotaTokens = 200
 
 func (c *quotaCounters) exceeded(who *auth.Token, kind quota.Kind) {
+	c.counter(c.name(who), kind).Inc()
+}
+
+func (c *quotaCounters) namesExceeded(who *auth.Token, kind quota.Kind) {
+	c.namesCounter(c.name(who), kind).Inc()
+}
+
+// name is the name under which a token is counted.
+func (c *quotaCounters) name(who *auth.Token) string {
 	name := who.Name
 	if issuer, _, found := strings.Cut(name, "/"); found {
 		name = issuer
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if _, known := c.names[name]; !known {
 		if len(c.names) >= maxQuotaTokens {
 			name = event.Other
@@ -106,8 +135,11 @@ func (c *quotaCounters) exceeded(who *auth.Token, kind quota.Kind) {
 			c.names[name] = struct{}{}
 		}
 	}
-	c.mu.Unlock()
-	c.counter(name, kind).Inc()
+	return name
+}
+
+func (c *quotaCounters) namesCounter(name string, kind quota.Kind) *metrics.Counter {
+	return c.set.GetOrCreateCounter(fmt.Sprintf("usaged_names_over_quota_total{token=%q,quota=%q}", name, kind))
 }
 
 func (c *quotaCounters) counter(name string, kind quota.Kind) *metrics.Counter {

@@ -1,13 +1,13 @@
 package api_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +15,7 @@ import (
 
 	"usaged/api"
 	"usaged/api/quota"
+	"usaged/tools/waittest"
 )
 
 // withQuotas has a quotas file in force.
@@ -54,15 +55,15 @@ func hold(t *testing.T, r *rig, n int, request string) {
 	}
 }
 
-// waitFor waits until the metrics have a line.
-func (r *rig) waitFor(t *testing.T, holds func(metrics string) bool) {
+// waitFor waits until the metrics hold something.
+func (r *rig) waitFor(t *testing.T, line string) {
 	t.Helper()
-	for !holds(r.metricsText()) {
-		if t.Context().Err() != nil {
-			t.Fatal("the test was ended before the metrics showed what was waited for")
+	waittest.Until(t, "have "+line+" in the metrics", func() error {
+		if !strings.Contains(r.metricsText(), line) {
+			return errors.New("they are:\n" + r.metricsText())
 		}
-		runtime.Gosched()
-	}
+		return nil
+	})
 }
 
 // TestAnnouncedBodiesTakeNoMemory holds that 520 bodies which announce 256 KiB and send one byte are charged for what has arrived, so that
@@ -72,9 +73,7 @@ func TestAnnouncedBodiesTakeNoMemory(t *testing.T) {
 	r := newRig(t)
 	const conns = 520
 	hold(t, r, conns, userHead+"Content-Length: 262144\r\n\r\n[")
-	r.waitFor(t, func(metrics string) bool {
-		return strings.Contains(metrics, fmt.Sprintf("usaged_ingest_inflight_bytes %d\n", conns*4096))
-	})
+	r.waitFor(t, fmt.Sprintf("usaged_ingest_inflight_bytes %d\n", conns*4096))
 	if rec := r.call("POST", events, "producer", one); rec.Code != http.StatusAccepted {
 		t.Errorf("another token: %d %s", rec.Code, rec.Body)
 	}
@@ -88,8 +87,7 @@ func TestOneTokenLeavesRoomForBodies(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	hold(t, r, 40, userHead+"Content-Length: 8388608\r\n\r\n["+strings.Repeat(" ", 1<<20))
-	refused := `usaged_quota_exceeded_total{token="the-user",quota="memory"}`
-	r.waitFor(t, func(metrics string) bool { return strings.Contains(metrics, refused) })
+	r.waitFor(t, `usaged_quota_exceeded_total{token="the-user",quota="memory"}`)
 	if rec := r.call("POST", events, "producer", one); rec.Code != http.StatusAccepted {
 		t.Errorf("another token: %d %s", rec.Code, rec.Body)
 	}
@@ -108,7 +106,7 @@ func TestReadinessFollowsMemory(t *testing.T) {
 		defer close(done)
 		r.call("POST", events, "producer", one)
 	}()
-	r.waitFor(t, func(metrics string) bool { return strings.Contains(metrics, "usaged_ingest_inflight_bytes 4096\n") })
+	r.waitFor(t, "usaged_ingest_inflight_bytes 4096\n")
 	if rec := r.call("GET", "/-/ready", "", ""); rec.Code != http.StatusServiceUnavailable {
 		t.Errorf("full: %d %s", rec.Code, rec.Body)
 	}

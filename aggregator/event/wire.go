@@ -9,7 +9,8 @@ import (
 
 // An encoded event, as the journal keeps it. Strings are a uvarint length and bytes.
 //
-//	byte     flags: 1 id, 2 source, 4 created_at, 8 the id names an event of its type, 16 posted by role user (32…128 are zero)
+//	byte     flags: 1 id, 2 source, 4 created_at, 8 the id names an event of its type, 16 posted by role user,
+//	         32 its type, 64 its labels, 128 its references are counted under Other, see Excess
 //	uvarint  accepted_at, Unix milliseconds
 //	varint   created_at, Unix nanoseconds        only with flag 4; otherwise it is accepted_at
 //	string   token
@@ -30,7 +31,9 @@ const (
 	flagCreated
 	flagTypedID
 	flagBound
-	flagsKnown = flagID | flagSource | flagCreated | flagTypedID | flagBound
+	flagOtherType
+	flagOtherLabels
+	flagOtherReferences
 )
 
 var errEncoding = errors.New("not an encoded event")
@@ -49,6 +52,9 @@ type View struct {
 	TypedID bool
 	// Bound says that the poster had the role user, which posts only as itself. Where TypedID is false it is not known.
 	Bound bool
+	// Counted is the type under which the event is counted: Type, or Other. Excess says what else of it is counted under Other.
+	Counted []byte
+	Excess  Excess
 
 	pairs int
 	meta  []byte
@@ -56,7 +62,7 @@ type View struct {
 
 // Parse reads an encoded event.
 func Parse(entry []byte, v *View) error {
-	if len(entry) == 0 || entry[0]&^flagsKnown != 0 {
+	if len(entry) == 0 {
 		return errEncoding
 	}
 	flags := entry[0]
@@ -68,6 +74,10 @@ func Parse(entry []byte, v *View) error {
 	}
 	v.Token, v.Type, v.UserID = r.bytes(), r.bytes(), r.bytes()
 	v.ID, v.Source = nil, nil
+	v.Counted, v.Excess = v.Type, Excess(flags>>excessShift)
+	if v.Excess&ExcessType != 0 {
+		v.Counted = other
+	}
 	v.TypedID, v.Bound = flags&flagTypedID != 0, flags&flagBound != 0
 	if flags&flagID != 0 {
 		v.ID = r.bytes()
@@ -113,6 +123,16 @@ func (v *View) Metadata() iter.Seq2[[]byte, []byte] {
 			}
 		}
 	}
+}
+
+// Value is the metadata value of a key, nil where there is none.
+func (v *View) Value(key string) []byte {
+	for k, value := range v.Metadata() {
+		if string(k) == key {
+			return value
+		}
+	}
+	return nil
 }
 
 // Event copies the event out. producer and seq are its place in the journal, from which the id is derived where the

@@ -1,12 +1,15 @@
 package ledger
 
 import (
+	"slices"
+
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 )
 
 // maxLifetimeTypes bounds the event types of lifetime totals and of the accounts. Which types have an account of their own
-// is decided when they are first accepted; further ones are counted together under event.Other.
+// is decided when they are first accepted; further ones are counted together under event.Other. The types of event.KnownTypes always
+// have one.
 const maxLifetimeTypes = 1_000
 
 // Counts are numbers of events per type.
@@ -21,7 +24,7 @@ func (c Counts) Admit(eventType string) string {
 	if _, has := c[event.Other]; has {
 		room++
 	}
-	if eventType != event.Other && len(c) >= room {
+	if eventType != event.Other && len(c) >= room && !slices.Contains(event.KnownTypes, eventType) {
 		return event.Other
 	}
 	c[eventType] = 0
@@ -99,7 +102,7 @@ type Times map[string]int64
 
 // Set notes a later event, by its place in the journal: a clock that was ahead for a while is forgotten with the next one.
 func (t Times) Set(eventType string, millis int64) {
-	if _, known := t[eventType]; !known && len(t) >= maxLifetimeTypes {
+	if _, known := t[eventType]; !known && len(t) >= maxLifetimeTypes && !slices.Contains(event.KnownTypes, eventType) {
 		eventType = event.Other
 	}
 	t[eventType] = millis

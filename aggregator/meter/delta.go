@@ -53,6 +53,10 @@ type DayDelta struct {
 	// however events fall into deltas. What has no order here is taken in the order of its name.
 	TypeOrder []string
 	KeyOrder  map[Rollup][]string
+
+	// Reserved lists types that have room whatever the limit on types says, and take none of it: those of event.KnownTypes and those
+	// that meters name. Not all of them are in Types.
+	Reserved []string
 }
 
 // OrderedTypes returns the keys of Types in the order in which they are given room.

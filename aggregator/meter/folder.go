@@ -29,6 +29,8 @@ type Folder struct {
 	// mostTokens is the limit of the built-in meter of tokens.
 	mostTokens uint64
 
+	reserved []string // see DayDelta.Reserved
+
 	lifetime lifetime
 }
 
@@ -110,6 +112,7 @@ func NewFolder(meters []Meter, labels *Labels) *Folder {
 			f.mostTokens = m.most()
 		}
 	}
+	f.reserved = ReservedTypes(meters)
 	f.lifetime = newLifetime(f, labels)
 	for i, key := range f.keys {
 		if len(key) <= event.MaxMetadataKeyBytes {
@@ -119,6 +122,17 @@ func NewFolder(meters []Meter, labels *Labels) *Folder {
 	f.values = make([]value, len(f.keys))
 	f.Reset(0)
 	return f
+}
+
+// ReservedTypes are the event types for which there is always room: those that have a meaning of their own, and those that meters
+// name.
+func ReservedTypes(meters []Meter) []string {
+	types := slices.Clone(event.KnownTypes)
+	for i := range meters {
+		types = append(types, meters[i].Events...)
+	}
+	slices.Sort(types)
+	return slices.Compact(types)
 }
 
 // use returns the index of a key that is read, −1 for none.
@@ -148,7 +162,7 @@ func (f *Folder) Skip(days []event.Day) { f.skipped = days }
 
 // Duplicate notes an event that is not counted.
 func (f *Folder) Duplicate(v *event.View) {
-	f.dups[string(v.Type)]++
+	f.dups[string(v.Counted)]++
 	f.stats.Duplicates++
 }
 
@@ -175,7 +189,7 @@ func (f *Folder) Add(v *event.View, user string) {
 	if f.read(v) {
 		f.lifetime.addMetadata(f, t)
 		if !t.expired {
-			f.addMeters(d, t, user)
+			f.addMeters(d, t, v, user)
 		}
 	}
 	f.lifetime.addMetrics(f, t)
@@ -186,7 +200,7 @@ func (f *Folder) Add(v *event.View, user string) {
 func (f *Folder) AddMeters(v *event.View, user string) {
 	d, t := f.place(v)
 	if !t.expired && len(t.meters) > 0 && v.Pairs() > 0 && f.read(v) {
-		f.addMeters(d, t, user)
+		f.addMeters(d, t, v, user)
 	}
 }
 
@@ -198,8 +212,8 @@ func (f *Folder) place(v *event.View) (*dayFold, *typeFold) {
 		d = f.day(day)
 	}
 	t := d.lastT
-	if t == nil || t.name != string(v.Type) {
-		t = f.typeOf(d, v.Type)
+	if t == nil || t.name != string(v.Counted) {
+		t = f.typeOf(d, v.Counted)
 	}
 	return d, t
 }
@@ -220,7 +234,7 @@ func (f *Folder) typeOf(d *dayFold, name []byte) *typeFold {
 		t = &typeFold{name: string(name), users: Cells{}, expired: d.day < f.oldest || slices.Contains(f.skipped, d.day)}
 		for i := range f.meters {
 			m := f.meters[i]
-			if m.reads(t.name) && m.Stored() {
+			if m.Reads(t.name) && m.Stored() {
 				t.meters = append(t.meters, i)
 			}
 		}
@@ -248,7 +262,7 @@ func (f *Folder) read(v *event.View) bool {
 	return found
 }
 
-func (f *Folder) addMeters(d *dayFold, t *typeFold, user string) {
+func (f *Folder) addMeters(d *dayFold, t *typeFold, v *event.View, user string) {
 	for _, i := range t.meters {
 		m, sums := &f.meters[i], &d.meters[i]
 		n, ok := f.value(m)
@@ -260,6 +274,9 @@ func (f *Folder) addMeters(d *dayFold, t *typeFold, user string) {
 			sums.user = add(sums.user, user, n)
 		}
 		if ref := f.text(m.reference); len(ref) > 0 {
+			if v.Excess&event.ExcessReferences != 0 {
+				ref = other
+			}
 			sums.addReference(cut(ref), n)
 		}
 		f.cells += len(sums.user) + len(sums.ref) - before
@@ -345,6 +362,8 @@ func (f *Folder) number(key int, most uint64) (uint64, reading) {
 	return 0, bad
 }
 
+var other = []byte(event.Other)
+
 func add(c Cells, key string, n uint64) Cells {
 	if c == nil {
 		c = Cells{}
@@ -373,6 +392,9 @@ func cut(ref []byte) []byte {
 	return ref[:end]
 }
 
+// CutReference is a value as it is counted: shortened to MaxReferenceBytes.
+func CutReference(value []byte) string { return string(cut(value)) }
+
 // Cells returns the number of cells folded since Reset. It is asked after every record of the journal, so it is kept up to date
 // as cells appear: a walk over days and types would cost more than the folding where a record is a single late event.
 func (f *Folder) Cells() int { return f.cells }
@@ -384,7 +406,7 @@ func (f *Folder) Stats() Stats { return f.stats }
 func (f *Folder) Delta() Delta {
 	delta := Delta{Days: map[event.Day]*DayDelta{}, Totals: Totals{}, Overflow: map[string]uint64{}}
 	for day, d := range f.days {
-		out := &DayDelta{Types: map[string]uint64{}, Rollups: map[Rollup]Cells{}, TypeOrder: d.order, KeyOrder: map[Rollup][]string{}}
+		out := &DayDelta{Types: map[string]uint64{}, Rollups: map[Rollup]Cells{}, TypeOrder: d.order, KeyOrder: map[Rollup][]string{}, Reserved: f.reserved}
 		for _, t := range d.types {
 			if t.n == 0 { // see AddMeters
 				continue

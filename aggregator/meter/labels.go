@@ -47,6 +47,8 @@ type labelsFile struct {
 	Version int `json:"version"`
 	// Values are in the order in which they got room.
 	Values map[string][]string `json:"values"`
+	// Freed are those of Values that take no room, see Free.
+	Freed map[string][]string `json:"freed,omitempty"`
 }
 
 const labelsVersion = 1
@@ -54,7 +56,7 @@ const labelsVersion = 1
 // NewLabels returns labels that have the values of event.KnownTypes alone.
 func NewLabels(limits Limits) *Labels {
 	l := &Labels{limits: limits, known: map[string]map[string]string{}}
-	l.file = labelsFile{Version: labelsVersion, Values: map[string][]string{}}
+	l.file = labelsFile{Version: labelsVersion, Values: map[string][]string{}, Freed: map[string][]string{}}
 	for _, t := range event.KnownTypes {
 		l.add(LabelEventType, t)
 	}
@@ -84,6 +86,9 @@ func (l *Labels) UnmarshalJSON(data []byte) error {
 			l.add(label, value)
 		}
 	}
+	if len(file.Freed) > 0 {
+		l.file.Freed = file.Freed
+	}
 	return nil
 }
 
@@ -108,11 +113,14 @@ func (l *Labels) Admit(label string, value []byte) string {
 	case Unknown: // ours too, so that it needs no room
 		return Unknown
 	}
-	if len(l.known[label]) >= l.limits.of(label) {
+	if l.used(label) >= l.limits.of(label) {
 		return event.Other
 	}
 	return l.add(label, string(value))
 }
+
+// used is how many values take room. l.mu is held.
+func (l *Labels) used(label string) int { return len(l.known[label]) - len(l.file.Freed[label]) }
 
 // add gives a value room. l.mu is held.
 func (l *Labels) add(label, value string) string {
@@ -147,6 +155,28 @@ func (lim Limits) of(label string) int {
 	return limit
 }
 
+// Reserve gives a value room whatever the limit says.
+func (l *Labels) Reserve(label, value string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.add(label, value)
+}
+
+// Has says whether a value has room.
+func (l *Labels) Has(label, value string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, known := l.known[label][value]
+	return known
+}
+
+// Room returns how many values of a label have room, and how many can have.
+func (l *Labels) Room(label string) (used, limit int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.used(label), l.limits.of(label)
+}
+
 // EventType returns the label of an event type, and false where it has none yet although there is room.
 func (l *Labels) EventType(name string) (string, bool) {
 	l.mu.Lock()
@@ -154,7 +184,7 @@ func (l *Labels) EventType(name string) (string, bool) {
 	if known, ok := l.known[LabelEventType][name]; ok {
 		return known, true
 	}
-	full := len(l.known[LabelEventType]) >= l.limits.of(LabelEventType)
+	full := l.used(LabelEventType) >= l.limits.of(LabelEventType)
 	return event.Other, full || name == event.Other
 }
 

@@ -48,6 +48,7 @@ const (
 // label's value in Labels but the first, and those for which there is no room.
 type lifetime struct {
 	labels   *Labels
+	reserved []string // types that always have room, sorted
 	fold     uint64
 	touched  []*counter // those with something in this fold
 	overflow map[string]uint64
@@ -58,6 +59,7 @@ type lifetime struct {
 	metrics            []*metricFold
 
 	late     bool     // whether the event is
+	excess   bool     // whether the labels of the event are counted under event.Other
 	sourced  uint64   // events with a source
 	last     *counter // the source of the event before
 	homeless [][]byte // the event's policies that have no room
@@ -87,6 +89,7 @@ func newLifetime(f *Folder, labels *Labels) lifetime {
 	}
 	l := lifetime{
 		labels:       labels,
+		reserved:     f.reserved,
 		sources:      map[string]*counter{},
 		policies:     map[string]*counter{},
 		models:       map[string]*[len(TokenKinds)]counter{},
@@ -122,9 +125,13 @@ func (l *lifetime) add(c *counter, n uint64) {
 
 // begin prepares a type for its first event.
 func (l *lifetime) begin(t *typeFold) {
-	t.label = l.labels.Admit(LabelEventType, []byte(t.name))
+	if _, ok := slices.BinarySearch(l.reserved, t.name); ok {
+		t.label = l.labels.Reserve(LabelEventType, t.name)
+	} else {
+		t.label = l.labels.Admit(LabelEventType, []byte(t.name))
+	}
 	for _, m := range l.metrics {
-		if m.plan.reads(t.name) {
+		if m.plan.Reads(t.name) {
 			t.metrics = append(t.metrics, m)
 		}
 	}
@@ -135,12 +142,13 @@ func (l *lifetime) addEvent(t *typeFold, v *event.View) {
 	if l.late = Late(v); l.late {
 		t.late++
 	}
+	l.excess = v.Excess&event.ExcessLabels != 0
 	if len(v.Source) == 0 {
 		return
 	}
 	l.sourced++
 	c := l.last
-	if c == nil || c.series.A != string(v.Source) {
+	if c == nil || l.excess || c.series.A != string(v.Source) {
 		c = l.one(l.sources, FamilySources, LabelSource, v.Source)
 		l.last = c
 	}
@@ -152,6 +160,9 @@ func (l *lifetime) addEvent(t *typeFold, v *event.View) {
 
 // one returns the counter of a label's value.
 func (l *lifetime) one(counters map[string]*counter, family, label string, value []byte) *counter {
+	if l.excess {
+		value = other
+	}
 	if c := counters[string(value)]; c != nil {
 		return c
 	}
@@ -212,6 +223,9 @@ func (l *lifetime) addTokens(f *Folder) {
 // model returns the counters of a model.
 func (l *lifetime) model(value []byte) *[len(TokenKinds)]counter {
 	value = known(value)
+	if l.excess && string(value) != Unknown {
+		value = other
+	}
 	if m := l.models[string(value)]; m != nil {
 		return m
 	}
@@ -286,6 +300,9 @@ func (l *lifetime) addMetrics(f *Folder, t *typeFold) {
 
 // set returns the counter of the event's label set.
 func (l *lifetime) set(m *metricFold, f *Folder) *counter {
+	if l.excess && len(m.labels) > 0 {
+		return m.counter(m.other)
+	}
 	m.text = m.text[:0]
 	for i, key := range m.labels {
 		if i > 0 {
@@ -302,6 +319,11 @@ func (l *lifetime) set(m *metricFold, f *Folder) *counter {
 			name = m.other
 		}
 	}
+	return m.counter(name)
+}
+
+// counter returns the counter of a label set that has room.
+func (m *metricFold) counter(name string) *counter {
 	c := m.sets[name]
 	if c == nil {
 		c = &counter{series: Series{Family: m.family, A: name}}

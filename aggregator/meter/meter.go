@@ -106,8 +106,8 @@ func (m *Meter) tokens() bool { return m.Builtin && m.Name == "llm-tokens" }
 // counts says that every event that the meter reads adds 1.
 func (m *Meter) counts() bool { return m.Value == "" && len(m.Sum) == 0 }
 
-// reads says whether the meter reads events of a type.
-func (m *Meter) reads(eventType string) bool {
+// Reads says whether the meter reads events of a type.
+func (m *Meter) Reads(eventType string) bool {
 	return len(m.Events) == 0 || slices.Contains(m.Events, eventType)
 }
 
@@ -123,7 +123,7 @@ func (m *Meter) Rollups(dim Dim, types []string) []Rollup {
 	}
 	var rollups []Rollup
 	for _, t := range types {
-		if m.reads(t) {
+		if m.Reads(t) {
 			rollups = append(rollups, TypeRollup(t))
 		}
 	}

@@ -111,6 +111,18 @@ func appendLabel(set, value []byte) []byte {
 	return set
 }
 
+// LabelSet is the label set of an event, as the A of its series. value gives the event's metadata.
+func (m *Metric) LabelSet(value func(key string) []byte) string {
+	var set []byte
+	for i, key := range m.Labels {
+		if i > 0 {
+			set = append(set, '&')
+		}
+		set = appendLabel(set, known(value(key)))
+	}
+	return string(set)
+}
+
 var unescapeLabel = strings.NewReplacer("%26", "&", "%25", "%")
 
 // Values reads the values of the labels from the A of a series. Where the label set had no room all are event.Other.

@@ -25,7 +25,8 @@ import (
 // room itself. New types and references are given room in the order that the delta says.
 const (
 	// MaxTypesPerDay bounds the event types of one day (in one partition). The events of a type that is refused are
-	// counted in the type and in the type rollup [event.Other].
+	// counted in the type and in the type rollup [event.Other]. Types in meter.DayDelta.Reserved are always admitted, and are not
+	// counted among these.
 	MaxTypesPerDay = 1_000
 	// MaxReferencesPerDay bounds the keys of one [meter.ByReference] rollup of one day in one partition.
 	MaxReferencesPerDay = 10_000

@@ -394,6 +394,10 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	names, err := quota.OpenNames(filepath.Join(d.cfg.dataDir, "names.json"), d.agg.Labels())
+	if err != nil {
+		d.log.Warn("tokens have their new names of the day once more", "err", err)
+	}
 	handler, err := api.New(api.Config{
 		Accepter:    d.agg,
 		Reader:      d.reader,
@@ -408,6 +412,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Tokens:      d.auth,
 		Issuers:     d.issuers,
 		Quotas:      d.quotas,
+		Names:       names,
 		Ready:       d.ready,
 		Metrics:     d.metrics,
 		MetricsAuth: d.cfg.metricsAuth,

@@ -92,7 +92,7 @@ if #taken > 2 then return taken end
 
 -- The kinds of the keys: per day the expiry, the version, the keys of version, types and __other__'s events, the names and
 -- counts of types, and the rollups with their key, the place of their type in the names (0: not of a type), whether they
--- are by reference, and the number of their chunks.
+-- are by reference, and the number of their chunks; and the reserved types.
 for _, day in ipairs(days) do
   bad = wrong(KEYS[day[3]], 'string') or wrong(KEYS[day[4]], 'hash') or wrong(KEYS[day[5]], 'zset')
   if bad then return bad end
@@ -141,22 +141,31 @@ end
 
 local refused_types, refused_references = 0, 0
 
--- add_types adds to the counts per type of a day, and returns which types there was no room for.
-local function add_types(key, names, counts)
+-- add_types adds to the counts per type of a day, and returns which types there was no room for. Reserved types always have room
+-- and take none.
+local function add_types(key, names, counts, reserved)
   local refused, other, used = {}, nil, redis.call('HLEN', key)
   if used > 0 and redis.call('HEXISTS', key, OTHER) == 1 then used = used - 1 end
+  local takes_room = {}
+  for _, name in ipairs(names) do takes_room[name] = name ~= OTHER end
+  for _, name in ipairs(reserved) do takes_room[name] = false end
+  for from = 1, #reserved, STEP do
+    for _, there in ipairs(redis.call('HMGET', key, unpack(reserved, from, math.min(from + STEP - 1, #reserved)))) do
+      if there then used = used - 1 end
+    end
+  end
   for from = 1, #names, STEP do
     local to = math.min(from + STEP - 1, #names)
     local old = redis.call('HMGET', key, unpack(names, from, to))
     local set = {}
     for i = from, to do
       local name, count, before = names[i], counts[i], old[i - from + 1]
-      if not before and name ~= OTHER and used >= MAX_TYPES then
+      if not before and takes_room[name] and used >= MAX_TYPES then
         refused[i] = true
         refused_types = refused_types + count
         other = (other or 0) + count
       else
-        if not before and name ~= OTHER then used = used + 1 end
+        if not before and takes_room[name] then used = used + 1 end
         set[#set + 1] = name
         set[#set + 1] = string.format('%.0f', math.min(tonumber(before or '0') + count, MAX_TOTAL))
       end
@@ -231,7 +240,7 @@ local chunk = 1
 for _, day in ipairs(days) do
   local refused = {}
   if #day[6] > 0 then
-    refused = add_types(KEYS[day[4]], day[6], day[7])
+    refused = add_types(KEYS[day[4]], day[6], day[7], day[9])
     redis.call('EXPIREAT', KEYS[day[4]], day[1])
   end
   for _, rollup in ipairs(day[8]) do

@@ -22,7 +22,7 @@ const chunkCells = 3_500
 //
 //	header  [prev, last, session, id, totals, days, claims]
 //	totals  [field, value, field, value, …]
-//	day     [expiry, version, version key, types key, key of __other__, [type, …], [count, …], [rollup, …]]
+//	day     [expiry, version, version key, types key, key of __other__, [type, …], [count, …], [rollup, …], [reserved type, …]]
 //	rollup  [key, place of its type or 0, by reference, chunks]
 //	claims  [expiry, mark, mark of the day before, mark of the day after, keys of the day after are given, [claim…], [span…]]
 //	claim   bucket, bucket of the day before, bucket of the day after or 0, digest, time of day, place, whether it is recorded
@@ -92,7 +92,7 @@ func (r *request) totals(totals meter.Totals) error {
 
 func (r *request) day(day event.Day, delta *meter.DayDelta) {
 	h := &r.header
-	h.array(8)
+	h.array(9)
 	h.uint(r.space.dayExpiry(day))
 	h.string(newNonce())
 	h.uint(r.key(r.space.version(day)))
@@ -127,6 +127,10 @@ func (r *request) day(day event.Day, delta *meter.DayDelta) {
 			keys = delta.OrderedKeys(rollup)
 		}
 		h.uint(uint64(r.cells(cells, keys)))
+	}
+	h.array(len(delta.Reserved))
+	for _, name := range delta.Reserved {
+		h.string(name)
 	}
 }
 

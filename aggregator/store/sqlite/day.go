@@ -25,7 +25,7 @@ type dayKey struct {
 // dayState is what the tables hold about a day in one partition, apart from its cells.
 type dayState struct {
 	dayKey
-	// types are the types that were admitted, without event.Other. At most store.MaxTypesPerDay.
+	// types are the types that were admitted, without event.Other. At most store.MaxTypesPerDay, and the reserved ones.
 	types   map[string]struct{}
 	rollups map[meter.Rollup]*rollupState
 }
@@ -85,8 +85,17 @@ func loadDay(w *writer, key dayKey) (*dayState, error) {
 // were refused.
 func (d *dayState) admit(delta *meter.DayDelta) (counts map[string]uint64, refused map[string]struct{}) {
 	counts = make(map[string]uint64, len(delta.Types))
+	room := store.MaxTypesPerDay
+	for _, t := range delta.Reserved {
+		if _, known := d.types[t]; known {
+			room++
+		}
+	}
 	for _, t := range delta.OrderedTypes() {
-		if d.admitType(t) {
+		if _, known := d.types[t]; !known && slices.Contains(delta.Reserved, t) {
+			room++
+		}
+		if d.admitType(t, room) {
 			counts[t] += delta.Types[t]
 			continue
 		}
@@ -99,14 +108,14 @@ func (d *dayState) admit(delta *meter.DayDelta) (counts map[string]uint64, refus
 	return counts, refused
 }
 
-func (d *dayState) admitType(t string) bool {
+func (d *dayState) admitType(t string, room int) bool {
 	if t == event.Other {
 		return true
 	}
 	if _, known := d.types[t]; known {
 		return true
 	}
-	if len(d.types) >= store.MaxTypesPerDay {
+	if len(d.types) >= room {
 		return false
 	}
 	d.types[t] = struct{}{}

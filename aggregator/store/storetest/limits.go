@@ -69,6 +69,29 @@ var limitPromises = []promise{
 		}
 		f.wantSum(meter.Cells{users[0]: 2 * excess, users[1]: excess}, meter.TypeRollup(event.Other), f.today)
 	}},
+	{"always has room for reserved types, which take none", func(f *fixture) {
+		reserved := []string{"known a", "known b"}
+		user := f.user()
+		f.fillTypes(0)
+		b := f.batch(1, 2)
+		events(b, f.today, "known a", user, 1)
+		b.Days[f.today].Reserved = reserved
+		f.applyQuietly(b)
+		for last := range uint64(2) {
+			b = f.batch(2+last, 3+last)
+			events(b, f.today, "one too many", user, 2)
+			events(b, f.today, "known a", user, 3)
+			events(b, f.today, "known b", user, 4)
+			b.Days[f.today].Reserved = reserved
+			f.wantOverflow(b, store.Overflow{Types: 2})
+		}
+		types := f.types(f.today)[0]
+		if types["known a"] != 7 || types["known b"] != 8 || types[event.Other] != 4 || len(types) != store.MaxTypesPerDay+3 {
+			f.Errorf("%d and %d events of reserved types, %d of others, %d types; want 7, 8, 4, %d",
+				types["known a"], types["known b"], types[event.Other], len(types), store.MaxTypesPerDay+3)
+		}
+		f.wantSum(meter.Cells{user: 8}, meter.TypeRollup("known b"), f.today)
+	}},
 	{"limits the types of each day by themselves", func(f *fixture) {
 		f.fillTypes(0)
 		b := f.batch(1, 2)

@@ -122,8 +122,13 @@ func (p *memoryPartition) addDay(day event.Day, d *meter.DayDelta, overflow *sto
 		p.days[day] = to
 	}
 	for _, t := range d.OrderedTypes() {
-		n := d.Types[t]
-		if !admits(to.Types, t, store.MaxTypesPerDay) {
+		n, room := d.Types[t], store.MaxTypesPerDay
+		for _, reserved := range d.Reserved {
+			if _, there := to.Types[reserved]; there || reserved == t {
+				room++
+			}
+		}
+		if !admits(to.Types, t, room) {
 			overflow.Types += n
 			t = event.Other
 		}
