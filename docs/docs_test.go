@@ -101,7 +101,7 @@ func sources(t *testing.T, patterns ...string) string {
 // pages returns the README, the changelog and all pages under docs.
 func pages(t *testing.T) []string {
 	t.Helper()
-	list := []string{readme, "../CHANGELOG.md"}
+	list := []string{readme, "../CHANGELOG.md", "../SECURITY.md"}
 	for _, pattern := range []string{"*.md", "*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
