@@ -192,7 +192,7 @@ func TestQuiet(t *testing.T) {
 	if got := d.usagectl("quiet", "list"); got.code != 0 || !strings.Contains(got.stdout, "\n1   ") {
 		t.Errorf("usagectl quiet list: exit code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
-	if got := d.usagectl("quiet", "end", "1", "7"); got.code != 1 || got.stdout != "ended 1\n" || !strings.Contains(got.stderr, "no quiet time with this id") {
+	if got := d.usagectl("quiet", "end", "1", "7"); got.code != 1 || got.stdout != "ended 1\n" || !strings.Contains(got.stderr, "no present or future quiet time has this id") {
 		t.Errorf("usagectl quiet end: exit code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
 	if got := d.usagectl("quiet", "list"); got.stdout != "no quiet time is planned\n" {

@@ -10,7 +10,7 @@ import (
 
 func TestConformanceOnCluster(t *testing.T) {
 	t.Parallel()
-	c := redistest.StartCluster(t)
+	c := redistest.StartCluster(t, "--cluster-node-timeout", "120000") // a large batch holds a node up; nothing is to be replaced here
 	storetest.Run(t, func(t *testing.T, partitions int) store.Store {
 		c.Flush()
 		return open(t, config(t, c.URL(), partitions))

@@ -73,7 +73,7 @@ func TestInspector(t *testing.T) {
 	}{
 		{"standalone", 1, 1, func(t *testing.T) string { return redistest.Start(t).URL() }},
 		{"sentinel", 1, 1, func(t *testing.T) string { return redistest.StartSentinel(t).URL() }},
-		{"cluster", 16, 3, func(t *testing.T) string { return redistest.StartCluster(t).URL() }},
+		{"cluster", 16, 3, func(t *testing.T) string { return redistest.StartCluster(t, "--cluster-node-timeout", "120000").URL() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
