@@ -86,9 +86,9 @@ func TestAClockThatWasADayAhead(t *testing.T) {
 // TestTheReceiver takes samples by remote write where that is on.
 func TestTheReceiver(t *testing.T) {
 	t.Parallel()
-	push := func(r *rig, name, job string) int {
+	push := func(r *rig, name, job string, more ...string) int {
 		req := prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
-			Labels:  prompb.FromLabels(labels.FromStrings("__name__", name, "job", job, "instance", "host:8080"), nil),
+			Labels:  prompb.FromLabels(labels.FromStrings(append([]string{"__name__", name, "job", job, "instance", "host:8080"}, more...)...), nil),
 			Samples: []prompb.Sample{{Timestamp: time.Now().UnixMilli(), Value: 5}},
 		}}}
 		data, err := req.Marshal()
@@ -123,5 +123,8 @@ func TestTheReceiver(t *testing.T) {
 	}
 	if code := push(on, "usage_events_total", "usaged"); code != http.StatusBadRequest {
 		t.Errorf("what we export: status %d, want 400", code)
+	}
+	if code := push(on, "usage_events_total", "usaged", "replica", "b"); code != http.StatusNoContent {
+		t.Errorf("what a replica of the same host name and port exports: status %d, want 204", code)
 	}
 }

@@ -341,17 +341,17 @@ func TestWhatIsNotOpenAnswers503(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, fast)
 	r.write(r.cfg.Dir, "not a directory")
-	r.registry = prometheus.NewRegistry()
-	r.cfg.Metrics, r.cfg.Registerer = http.NotFoundHandler(), r.registry
-	var err error
-	if r.prom, err = embedded.Open(r.cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.prom.Wait(t.Context()); err == nil {
-		t.Fatal("it opened a file as its directory")
-	}
+	prom := r.open()
 	if code := r.get("query?query=up", nil); code != http.StatusServiceUnavailable {
 		t.Errorf("status %d, want 503", code)
 	}
-	r.stop(r.prom)
+	if err := os.Remove(r.cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := prom.Wait(t.Context()); err != nil {
+		t.Fatalf("it does not open when the directory can be made: %v", err)
+	}
+	if code := r.get("query?query=up", nil); code != http.StatusOK {
+		t.Errorf("status %d after that, want 200", code)
+	}
 }

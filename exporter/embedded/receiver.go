@@ -14,6 +14,9 @@ import (
 // maxReceivedSeries bounds the series in the TSDB beyond which no new ones are taken by remote write.
 const maxReceivedSeries = 500_000
 
+// replicaLabel is the external label by which replicas that write to one place are told apart.
+const replicaLabel = "replica"
+
 // received is where remote write of others goes: to the TSDB, without what this daemon alone writes. Who writes here must not be able to
 // change the health score or an alert: what rules record, and what the daemon exports as its own instance. Other replicas send
 // what they export here, under theirs.
@@ -54,11 +57,17 @@ func (a *receivedAppender) AppendExemplars(ref storage.SeriesRef, ls labels.Labe
 
 func (a *receivedAppender) check(ls labels.Labels) error {
 	name := ls.Get(model.MetricNameLabel)
-	if recordedNames.MatchString(name) || ls.Get(model.JobLabel) == selfJob && ls.Get(model.InstanceLabel) == a.own {
+	if recordedNames.MatchString(name) || a.isOwn(ls) {
 		return fmt.Errorf("%w: %s is written by this daemon alone: give it another name", storage.ErrOutOfBounds, name)
 	}
 	if a.full {
 		return fmt.Errorf("%w: there are %d series already", storage.ErrOutOfBounds, maxReceivedSeries)
 	}
 	return nil
+}
+
+// isOwn says whether a series could be one that this daemon exports. Replicas in containers may well have one host name and port:
+// what has a label of [replicaLabel] is another's.
+func (a *receivedAppender) isOwn(ls labels.Labels) bool {
+	return ls.Get(model.JobLabel) == selfJob && ls.Get(model.InstanceLabel) == a.own && !ls.Has(replicaLabel)
 }
