@@ -18,6 +18,54 @@
 //	<data>/ids.json      since when ids are told apart by event type
 //	<data>/meters.json   by which meters each event is counted
 //	<data>/restores.json which days are counted again after a higher retention
+//
+// # Copies of a data directory
+//
+// An event is known by the id of its producer and its number in the journal, so two directories must never give one number under
+// one id to two events. A directory may be copied, restored from a backup, or lose its journal at any moment. What tells:
+//
+//   - producer.json, and its copy in journal/identity.json, name their own file by inode and birth. No copy of files keeps these;
+//     a copy of a disk's blocks (a snapshot, a cloned volume) does.
+//   - They say which session the store has confirmed last (met), which session was begun (session), the last number that the
+//     journal is known to have held (end), and where the journal ended when it was first opened after the last contact (opened).
+//   - Checkpoints say up to which number there were events.
+//   - The store has of each id the offset, the session, and where each session took over; and up to which event, with its
+//     digest, a copy of files has in common with the original what it counts under the id of both.
+//
+// What happens, and what follows. The last id is the one that new events count under.
+//
+//	at the open, without the store
+//	  first start                            the journal's id; session, met and end are 0
+//	  restart, kill, power cut               the last id; nothing has changed
+//	  files copied or restored               a new id after end; up to there all copies have the same events, which count once
+//	  journal lost, or older than end        a new id after end; the numbers between are skipped, damaged and alarmed
+//	  one of the two identity files lost     it is made again from the other, and alarmed
+//	  both lost                              refused
+//	at the contact with the store
+//	  its session is met or session          the last id goes on from the store's offset
+//	  another session took over              a new id after the offset at which it did: blocks were copied. What is not counted
+//	                                         by then may be counted by both: usaged_doubtful_events_total
+//	  offset after opened, same session      a copy of files has counted what both have, if the digest says so: the last id goes
+//	                                         on. Else blocks were put back: a new id after opened; what the store and the journal
+//	                                         both have after it may be counted twice, and is in the metric too
+//	  the offset is lower than it was        the store has lost events: they are applied again
+//	  killed before the session is written   nothing has changed
+//	  killed before the store has it         session is known as ours; opened stays, and is compared again
+//	  killed before met is written           the same
+//	while it counts
+//	  another session takes over             counting stops (fenced); the next start is "another session took over"
+//	  the original or a copy applies what    compare-and-set lets one of them; the other reads on from there
+//	    both have
+//	other
+//	  segments are deleted (retention)       a partition that stood before them is brought to their checkpoint, under each id
+//	  journal drain                          sends what is not counted by the rules above, then no daemon starts on the directory
+//
+// Of directories that share an id, each weighs what the store has under an id that it has left against its own events: more is what
+// the other has counted, less is damaged or lost. Under the last id more is wrong too. Lost events, or doubled ones, leave the
+// ledger unbalanced, which is alarmed.
+//
+// Nothing tells two copies of blocks apart once the store has lost the sessions of both, nor a copy of files from its original
+// where the original's disk is then put back to older blocks. TestOrdersOfIdentity goes through all other orders of these steps.
 package aggregator
 
 import (

@@ -13,6 +13,7 @@ import (
 	"usaged/aggregator/datadir"
 	"usaged/aggregator/durable"
 	"usaged/aggregator/ledger"
+	"usaged/aggregator/meter"
 	"usaged/aggregator/seqset"
 	"usaged/aggregator/store"
 )
@@ -347,13 +348,18 @@ func (id *identity) add(from []uint64, before *uint64) error {
 	return nil
 }
 
-// foreign says that a session in the store is that of another directory which took over after this one was last in contact.
-func (id *identity) foreign(session uint64) bool { return session > id.Met && session != id.Session }
+// sharedSession is the session under which a copy has events counted that it shares with the original, where the original has
+// not met the store yet. It is lower than that of any process, so it takes nothing over.
+const sharedSession = 1
 
-// owned returns up to which event of a partition the store has counted what is this directory's own, under the last id, and how
-// many events after that may be this directory's own too, which cannot be known. taken says that another process has
-// taken over the id.
-func (id *identity) owned(ctx context.Context, st Progress, partition int) (through, doubt uint64, taken bool, err error) {
+// foreign says that a session in the store is that of another directory which took over after this one was last in contact.
+func (id *identity) foreign(session uint64) bool {
+	return session > max(id.Met, sharedSession) && session != id.Session
+}
+
+// owned returns up to which event of a partition the store has counted what is this directory's own, under the last id. taken
+// says that another process has taken over the id, counted how far the store is. contents reads the journal.
+func (id *identity) owned(ctx context.Context, st Progress, partition int, contents digester) (through, counted uint64, taken bool, err error) {
 	known, err := st.Producer(ctx, partition, id.last().ID)
 	if err != nil {
 		return 0, 0, false, err
@@ -368,12 +374,61 @@ func (id *identity) owned(ctx context.Context, st Progress, partition int) (thro
 		}
 		through = out.Offset // where the first session after our last one took over
 	}
-	end := known.Offset
-	if id.Opened != nil {
-		through, end = min(through, *id.Opened), min(end, *id.Opened)
+	if id.Opened == nil || through <= *id.Opened {
+		return through, known.Offset, taken, nil
 	}
-	if taken && end > through {
-		doubt = end - through
+	same, err := id.sharedThrough(ctx, st, partition, contents)
+	if err != nil {
+		return 0, 0, false, err
 	}
-	return through, doubt, taken, nil
+	if through > same { // else a copy has counted them, which has the same
+		through = *id.Opened
+	}
+	return through, known.Offset, taken, nil
+}
+
+// digester returns a digest of an event of the journal, false where it cannot be read.
+type digester func(seq uint64) (digest uint64, ok bool, err error)
+
+// sharedMark is the id under which copies of files note in the store how far their journal is that of the original. The original may
+// have accepted those events without a contact to the store since; when it meets the store, it must not take them for others.
+func sharedMark(producer string) string { return producer + "..shared" }
+
+// sharedDigest is the total of a mark in which the digest of the last shared event stands.
+var sharedDigest = meter.Series{Family: "shared", A: "digest"}
+
+// markShared notes in the store that events of an earlier producer, which are still to be counted, are those of the original.
+func (id *identity) markShared(ctx context.Context, st Progress, producer, partition int, contents digester) error {
+	mark, until := sharedMark(id.Producers[producer].ID), id.until(producer, partition)
+	known, err := st.Producer(ctx, partition, mark)
+	if err != nil || known.Offset >= until {
+		return err
+	}
+	b := &store.Batch{Producer: mark, Session: sharedSession, Partition: partition, Prev: known.Offset, Last: until}
+	digest, ok, err := contents(until)
+	if err != nil {
+		return err
+	}
+	if ok {
+		b.Totals = meter.Totals{sharedDigest: digest}
+	}
+	out, err := st.Apply(ctx, b)
+	if err == nil && out.Offset < until {
+		err = fmt.Errorf("it is at %d, which another process has written meanwhile", out.Offset)
+	}
+	return err
+}
+
+// sharedThrough returns up to which event the journal is the same as that of a copy that counts under the last id, 0 where there is
+// none. A disk that was put back to an older state has other events under the same numbers: the digest tells.
+func (id *identity) sharedThrough(ctx context.Context, st Progress, partition int, contents digester) (uint64, error) {
+	mark, err := st.Producer(ctx, partition, sharedMark(id.last().ID))
+	if err != nil || mark.Offset == 0 {
+		return 0, err
+	}
+	digest, ok, err := contents(mark.Offset)
+	if theirs, noted := mark.Totals[sharedDigest]; err != nil || !ok || !noted || theirs != digest {
+		return 0, err
+	}
+	return mark.Offset, nil
 }

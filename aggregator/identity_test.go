@@ -61,6 +61,53 @@ func TestCopiedDataDirectory(t *testing.T) {
 	})
 }
 
+// A data directory that has never met its store is copied with the events that it has accepted. Each copy may count them first;
+// both go on, and nothing is counted twice.
+func TestCopiedBeforeTheFirstContact(t *testing.T) {
+	for name, originalFirst := range map[string]bool{"the original counts first": true, "the copy counts first": false} {
+		t.Run(name, func(t *testing.T) {
+			base := memoryDir(t)
+			original, copied := filepath.Join(base, "original"), filepath.Join(base, "copy")
+			synctest.Test(t, func(t *testing.T) {
+				st, l := newFaulty(4), newLedger()
+				users := []sent{{UserID: "ann", Type: "chat"}, {UserID: "bob", Type: "chat"}, {UserID: "cy", Type: "chat"}, {UserID: "dee", Type: "chat"}}
+				st.fail(1<<20, 0, -1)
+				a := openDaemon(t, original, st)
+				a.accept(l, users...)
+				a.close()
+				copyDir(t, original, copied)
+				b := openDaemon(t, copied, st)
+				b.accepted = a.accepted
+				a.open()
+				b.accept(l, users[:2]...)
+				a.accept(l, users[1:]...)
+				first, second := b, a
+				if originalFirst {
+					first, second = a, b
+				}
+				second.close()
+				st.fail(0, 0, -1)
+				settle()
+				second.open()
+				settle()
+				for _, d := range []*daemon{first, second} {
+					d.close()
+					d.open()
+					d.accept(l, users...)
+					settle()
+				}
+				sameAsStore(t, l, st)
+				for _, d := range []*daemon{a, b} {
+					if acc, err := d.agg.Ledger(t.Context()); err != nil || acc.All.Counted < d.accepted || acc.All.Accepted != acc.All.Counted {
+						t.Errorf("accounts %+v, %v; want %d counted, and what the other has under the id that they share", acc.All, err, d.accepted)
+					}
+					d.close()
+				}
+			})
+		})
+	}
+}
+
 // A data directory is put back to an older copy while the store has gone on: new events have the numbers of others that
 // were counted already, and count all the same.
 func TestRestoredDataDirectory(t *testing.T) {

@@ -25,6 +25,11 @@ func (c *partition) load(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if k := len(l.producers) - 1; k < len(c.p.identity.Producers)-1 && l.position < c.p.identity.until(k, c.index) {
+			if err := c.p.identity.markShared(ctx, c.p.a.cfg.Store, k, c.index, c.p.digestOf); err != nil {
+				return fmt.Errorf("note what partition %d shares with the original: %w", c.index, err)
+			}
+		}
 		start := c.p.a.journal.Start()
 		if l.position+1 >= start {
 			c.loaded = l
@@ -86,7 +91,7 @@ func (c *partition) sessionOf(producer int, stored store.Producer) uint64 {
 	if producer == len(c.p.identity.Producers)-1 {
 		return c.p.identity.Session
 	}
-	return max(stored.Session, 1)
+	return max(stored.Session, sharedSession)
 }
 
 // adopt goes on from what was loaded, which the accounts have adopted.

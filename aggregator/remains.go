@@ -81,11 +81,24 @@ func OpenRemains(ctx context.Context, dir string, partitions int, st Progress) (
 // another process took the last producer over, what it has counted since is its own.
 func (r *Remains) countedThrough(ctx context.Context, st Progress, producer, partition int) (uint64, error) {
 	if producer == len(r.identity.Producers)-1 {
-		through, _, _, err := r.identity.owned(ctx, st, partition)
+		through, _, _, err := r.identity.owned(ctx, st, partition, r.digestOf(ctx))
 		return through, err
 	}
 	known, err := st.Producer(ctx, partition, r.identity.Producers[producer].ID)
 	return known.Offset, err
+}
+
+// digestOf returns what reads events of the journal.
+func (r *Remains) digestOf(ctx context.Context) digester {
+	return func(seq uint64) (digest uint64, ok bool, err error) {
+		err = r.records(ctx, func(rec *journal.Record) error {
+			if !ok {
+				digest, ok = digestIn(rec, seq)
+			}
+			return nil
+		})
+		return digest, ok, err
+	}
 }
 
 // survey collects the verdicts and looks for the first event that is not counted.

@@ -253,7 +253,7 @@ func TestRedisFencedUnnoticed(t *testing.T) {
 	first.start()
 	first.postEach(want, "eve")
 	waitForUsers(t, want, first, second)
-	if got := first.metric("usaged_doubtful_events_total"); got != 3 {
-		t.Errorf("usaged_doubtful_events_total is %v, want the 3 that the other could have had too", got)
+	if got := first.metric("usaged_doubtful_events_total"); got < 4 {
+		t.Errorf("usaged_doubtful_events_total is %v, want the 4 at least that the other could have had in its journal too", got)
 	}
 }
