@@ -314,6 +314,12 @@ func (a *Aggregator) Oldest() event.Day {
 	return event.DayOf(a.cfg.Now()) - event.Day(a.cfg.Retention) + 1
 }
 
+// Pending returns how many events have been accepted and are not counted yet. It does not wait for the store; known is false until that
+// has been reached.
+func (a *Aggregator) Pending() (n uint64, known bool) {
+	return a.accounts.Pending(), a.accounts.Known()
+}
+
 // producers returns the ids under which this data directory has counted.
 func (a *Aggregator) producers() []string { return a.applier.producerIDs() }
 

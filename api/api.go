@@ -60,6 +60,9 @@ type Rebuilder interface {
 // Ledger gives the accounts of this data directory.
 type Ledger interface {
 	Ledger(ctx context.Context) (*ledger.Report, error)
+	// Pending returns how many events have been accepted and are not counted yet. It does not wait for the store; where that is not
+	// known yet, known is false.
+	Pending() (n uint64, known bool)
 }
 
 // Config is what an API is made of. Fields are required unless they say otherwise.

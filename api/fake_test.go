@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,7 +223,19 @@ func (f *rebuilds) RebuildMeter(name string) error {
 }
 
 // books is a Ledger.
-type books struct{ err error }
+type books struct {
+	err error
+	// pending is how many events are pending where reads ask, −1 where that is not known.
+	pending *atomic.Int64
+}
+
+func (b books) Pending() (n uint64, known bool) {
+	if b.pending == nil {
+		return 0, true
+	}
+	p := b.pending.Load()
+	return uint64(max(p, 0)), p >= 0
+}
 
 func (b books) Ledger(context.Context) (*ledger.Report, error) {
 	if b.err != nil {

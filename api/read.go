@@ -52,7 +52,7 @@ func (a *API) getSummary(w http.ResponseWriter, r *http.Request, _ *auth.Token) 
 	query := fmt.Sprintf("summary %q %q %d", ask.EventType, ask.UserID, ask.Top)
 	return a.read(w, r, question{window, query, "summary"}, func(ctx context.Context) (answer, error) {
 		types, err := a.cfg.Reader.Summary(ctx, window, ask)
-		return &summary{types, window, a.cfg.Now()}, err
+		return &summary{types: types, window: window, now: a.cfg.Now()}, err
 	})
 }
 
@@ -61,6 +61,7 @@ type summary struct {
 	types  []rollup.TypeUsers
 	window rollup.Window
 	now    time.Time
+	waiting
 }
 
 func (a *summary) json(s *stream) {
@@ -70,7 +71,9 @@ func (a *summary) json(s *stream) {
 		s.totals(a.types[i].Users)
 	}
 	s.raw(`},"generated_at":"` + a.now.UTC().Format(time.RFC3339) + `","days":` + strconv.Itoa(a.window.Len()))
-	s.raw(`,"from":"` + a.window.From.String() + `","to":"` + a.window.To.String() + `"}`)
+	s.raw(`,"from":"` + a.window.From.String() + `","to":"` + a.window.To.String() + `"`)
+	s.waiting(a.waiting)
+	s.raw("}")
 }
 
 func (a *summary) csv(rows *csvRows) {
@@ -169,7 +172,7 @@ func (a *API) getDaily(w http.ResponseWriter, r *http.Request, _ *auth.Token) er
 	if len(meters) == 0 {
 		return a.read(w, r, question{window, "daily", "daily"}, func(ctx context.Context) (answer, error) {
 			list, err := a.cfg.Reader.Daily(ctx, window)
-			return &daily{"event_type", "count", list}, err
+			return &daily{column: "event_type", number: "count", days: list}, err
 		})
 	}
 	query := "daily"
@@ -178,7 +181,7 @@ func (a *API) getDaily(w http.ResponseWriter, r *http.Request, _ *auth.Token) er
 	}
 	return a.read(w, r, question{window, query, "daily-by-meter"}, func(ctx context.Context) (answer, error) {
 		list, err := a.cfg.Reader.DailyMeters(ctx, window, meters)
-		return &daily{"meter", "total", list}, err
+		return &daily{column: "meter", number: "total", days: list}, err
 	})
 }
 
@@ -205,6 +208,7 @@ func (a *API) askedMeters(q *queryParams) (asked []meter.Meter) {
 type daily struct {
 	column, number string
 	days           []rollup.DayTotals
+	waiting
 }
 
 func (a *daily) json(s *stream) {
@@ -218,7 +222,9 @@ func (a *daily) json(s *stream) {
 		}
 		s.raw("}")
 	}
-	s.raw("}}")
+	s.raw("}")
+	s.waiting(a.waiting)
+	s.raw("}")
 }
 
 func (a *daily) csv(rows *csvRows) {
@@ -243,18 +249,43 @@ type answer interface {
 	csv(rows *csvRows)
 }
 
+// waiting is part of an answer that says how many events were accepted here and may be missing in it, because they are not counted yet.
+type waiting struct{ pending *uint64 } // nil where that is not known
+
+func (w *waiting) setPending(n uint64) { w.pending = &n }
+
+// waiting encodes it as a member of an object that has others before it.
+func (s *stream) waiting(w waiting) {
+	if w.pending != nil {
+		s.raw(`,"pending":`)
+		s.number(*w.pending)
+	}
+}
+
+// pendingHeader says the same of every answer, also where there is no room for it, as in CSV.
+const pendingHeader = "Usage-Pending"
+
 // read answers a question: 304 where the client knows the answer, otherwise what load returns. load is called, and
 // memory taken for its answer, only when it must be.
 func (a *API) read(w http.ResponseWriter, r *http.Request, ask question, load func(context.Context) (answer, error)) error {
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
+	// It is asked before the rollups, so that an event which is counted meanwhile is in both rather than in neither.
+	pending, known := a.cfg.Ledger.Pending()
 	version, err := a.cfg.Reader.Version(ctx, ask.window)
 	if err != nil {
 		return refuseReading(r, fmt.Errorf("read version: %w", err))
 	}
+	if known {
+		w.Header().Set(pendingHeader, strconv.FormatUint(pending, 10))
+	}
 	format := negotiate(r.Header["Accept"])
 	w.Header().Add("Vary", "Accept")
-	if notModified(w, r, etagOf(version, ask.query, ask.window.From.String(), ask.window.To.String(), format.name)) {
+	tag := []string{version, ask.query, ask.window.From.String(), ask.window.To.String(), format.name}
+	if pending > 0 || !known {
+		tag = append(tag, "pending") // else a client with the answer of before would not learn that it is whole now
+	}
+	if notModified(w, r, etagOf(tag...)) {
 		return nil
 	}
 	if r.Method == http.MethodHead {
@@ -270,6 +301,9 @@ func (a *API) read(w http.ResponseWriter, r *http.Request, ask question, load fu
 	got, err := load(ctx)
 	if err != nil {
 		return refuseReading(r, err)
+	}
+	if waits, ok := got.(interface{ setPending(n uint64) }); ok && known {
+		waits.setPending(pending)
 	}
 	format.describe(w.Header(), ask)
 	return format.write(w, got)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -215,4 +216,52 @@ func TestReadsGiveUp(t *testing.T) {
 			t.Errorf("status %d: %s", rec.Code, rec.Body)
 		}
 	})
+}
+
+// TestPending asks while events are accepted and not counted: reads say so, and who has an answer of that time gets another one when it
+// is whole, although no day has changed.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	var pending atomic.Int64
+	r := newRig(t, func(c *api.Config) { c.Ledger = books{pending: &pending} })
+	for _, tc := range []struct {
+		path string
+		body bool // says it in the body too
+	}{
+		{"summary", true},
+		{"daily", true},
+		{"daily?meter=queries", true},
+		{"users", false},
+		{"llm-tokens?by=reference", false},
+	} {
+		get := func(headers ...string) (code int, header, body, tag string) {
+			t.Helper()
+			rec := r.call("GET", "/api/v1/usage/"+tc.path, "admin", "", headers...)
+			return rec.Code, rec.Header().Get("Usage-Pending"), rec.Body.String(), rec.Header().Get("Etag")
+		}
+		pending.Store(17000)
+		code, header, body, waiting := get()
+		if code != http.StatusOK || header != "17000" || strings.Contains(body, `"pending":17000}`) != tc.body {
+			t.Errorf("%s: status %d, header %q, %s", tc.path, code, header, body)
+		}
+		pending.Store(16999)
+		if code, header, _, _ := get("If-None-Match", waiting); code != http.StatusNotModified || header != "16999" {
+			t.Errorf("%s, another is counted: status %d, header %q, want 304 and 16999", tc.path, code, header)
+		}
+		if code, header, _, _ := get("Accept", "text/csv"); code != http.StatusOK || header != "16999" {
+			t.Errorf("%s as CSV: status %d, header %q", tc.path, code, header)
+		}
+		pending.Store(0)
+		code, header, body, whole := get("If-None-Match", waiting)
+		if code != http.StatusOK || header != "0" || strings.Contains(body, `"pending":0}`) != tc.body {
+			t.Errorf("%s, all are counted: status %d, header %q, %s", tc.path, code, header, body)
+		}
+		if code, _, _, _ := get("If-None-Match", whole); code != http.StatusNotModified {
+			t.Errorf("%s, asked again: status %d, want 304", tc.path, code)
+		}
+		pending.Store(-1)
+		if code, header, body, _ := get("If-None-Match", whole); code != http.StatusOK || header != "" || strings.Contains(body, `"pending"`) {
+			t.Errorf("%s, it is not known: status %d, header %q, %s", tc.path, code, header, body)
+		}
+	}
 }

@@ -48,12 +48,12 @@ func TestEventsComeBack(t *testing.T) {
 	r.settle(t)
 	for path, want := range map[string]string{
 		"summary?days=1": `{"summary":{"sql_execution":{"the-producer":2},"sql_generation":{"bob":1}},` +
-			`"generated_at":"2026-11-23T12:00:00Z","days":1,"from":"2026-11-23","to":"2026-11-23"}`,
+			`"generated_at":"2026-11-23T12:00:00Z","days":1,"from":"2026-11-23","to":"2026-11-23","pending":0}`,
 		"users":                   `{"the-producer":2,"bob":1}`,
 		"queries":                 `{"why?":1}`,
 		"llm-tokens":              `{"bob":3}`,
 		"llm-tokens?by=reference": `{"m":3}`,
-		"daily?days=2":            `{"daily":{"2026-11-22":{},"2026-11-23":{"sql_execution":2,"sql_generation":1}}}`,
+		"daily?days=2":            `{"daily":{"2026-11-22":{},"2026-11-23":{"sql_execution":2,"sql_generation":1}},"pending":0}`,
 	} {
 		rec := r.call("GET", "/api/v1/usage/"+path, "admin", "", "If-None-Match", tag)
 		if got := strings.TrimSpace(rec.Body.String()); rec.Code != http.StatusOK || got != want {

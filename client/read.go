@@ -98,6 +98,8 @@ type Summary struct {
 	Days        int               `json:"days"`
 	From        string            `json:"from"`
 	To          string            `json:"to"`
+	// Pending is how many events the server has accepted and not counted yet: at most so many are missing. 0 also where it does not know.
+	Pending uint64 `json:"pending"`
 }
 
 // Meter describes what a meter counts.
@@ -137,6 +139,8 @@ type Rebuild struct {
 // Daily is how many events of each type each day had.
 type Daily struct {
 	Days map[string]map[string]uint64 `json:"daily"`
+	// Pending is how many events the server has accepted and not counted yet, see Summary.
+	Pending uint64 `json:"pending"`
 }
 
 // Ledger is the accounts of the server's data directory since it was made.
