@@ -111,7 +111,7 @@ func (d *daemon) startPrometheus() (err error) {
 	cfg := d.cfg.embedded()
 	cfg.Metrics, cfg.Log, cfg.Registerer = d.metrics.Uncached(), d.log, d.registry
 	cfg.Damaged = d.damaged
-	cfg.Now = time.Now // samples have the machine's time, whatever events have
+	cfg.Now, cfg.Deletion = d.clock.Now, d.clock.Deletion
 	d.prometheus, err = embedded.Open(cfg)
 	return err
 }

@@ -83,6 +83,58 @@ func TestAClockThatWasADayAhead(t *testing.T) {
 	}
 }
 
+// TestAClockThatHasJumped runs on a machine whose clock is wrong by more than any window. Samples are stored, recorded and sent by the
+// time of the daemon, queries without a time are about that, and all goes on when the machine's clock is right again.
+func TestAClockThatHasJumped(t *testing.T) {
+	t.Parallel()
+	for name, ahead := range map[string]time.Duration{
+		"60 days ahead": 60 * 24 * time.Hour, "3 days behind": -3 * 24 * time.Hour, "an hour ahead": time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			receiver := remotewritetest.New(t)
+			r := newRig(t, fmt.Sprintf("%sremote_write:\n- url: %s\n  queue_config: {batch_send_deadline: 50ms}\n", fast, receiver.URL))
+			r.cfg.Rules = fstest.MapFS{"a.yml": {Data: []byte("groups:\n- name: a\n  rules:\n  - {record: 'usage:events', expr: usage_events_total}\n")}}
+			r.cfg.Now = func() time.Time { return time.Now().Add(-ahead) }
+			r.start()
+			r.events.Add(1)
+			r.becomes("usage:events", "1")
+			near := fmt.Sprintf("abs(timestamp(usage:events) - %d) < bool 600", r.cfg.Now().Unix())
+			r.becomes(near, "1")
+			if got := r.query(fmt.Sprintf("usage_events_total @ %d", time.Now().Unix())); ahead > 0 && len(got) > 0 {
+				t.Errorf("stored by the clock of the machine: %v", got)
+			}
+			receiver.Await(t, "a sample by the time of the daemon", func() bool {
+				for series, samples := range receiver.Samples() {
+					for at := range samples {
+						if off := time.UnixMilli(at).Sub(r.cfg.Now()).Abs(); off > 10*time.Minute {
+							t.Fatalf("%s was sent with a time that is wrong by %v", series, off)
+						}
+					}
+				}
+				return len(receiver.Samples()) > 0
+			})
+		})
+	}
+}
+
+// TestSamplesFromTheFuture scrapes a target that dates its samples days ahead: they are refused, and its others are stored.
+func TestSamplesFromTheFuture(t *testing.T) {
+	t.Parallel()
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "dated 1 %d\nundated 2\n", time.Now().Add(72*time.Hour).UnixMilli())
+	}))
+	t.Cleanup(target.Close)
+	r := newRig(t, fast+"scrape_configs: [{job_name: other, scrape_interval: 100ms, scrape_timeout: 100ms, static_configs: [{targets: ['"+target.Listener.Addr().String()+"']}]}]\n")
+	r.start()
+	r.becomes("undated", "2")
+	r.events.Add(3)
+	r.becomes("usage_events_total", "3")
+	if got := r.query(fmt.Sprintf("dated @ %d", time.Now().Add(72*time.Hour).Unix())); len(got) > 0 {
+		t.Errorf("a sample of the day after tomorrow was stored: %v", got)
+	}
+}
+
 // TestTheReceiver takes samples by remote write where that is on.
 func TestTheReceiver(t *testing.T) {
 	t.Parallel()

@@ -58,7 +58,10 @@ type Config struct {
 	// URL is where the handler is mounted as others reach it, without a slash at its end. Alerts carry links that begin so.
 	URL string
 
-	Now func() time.Time
+	// Now is the time by which samples are stamped and rules evaluated. It must not follow a clock of the machine that has jumped. Deletion
+	// is the time by which blocks are deleted, never later than Now; Now where nil. Wall is the machine's clock, time.Now where nil.
+	Now, Deletion, Wall func() time.Time
+
 	Log *slog.Logger
 	// Damaged is where files go that cannot be used. Nil: they stay where they are, and the Prometheus stays closed.
 	Damaged *aside.Shelf

@@ -46,10 +46,11 @@ const (
 
 // running is a Prometheus on an open TSDB:
 //
-//	self-scrape, scrape_configs ─┐                            ┌─► HTTP API
-//	recording rules ─────────────┼─► tap ─► forgiving ─► TSDB ┼─► engine ─► rules ─► notifier ─► Alertmanager
-//	remote write receiver ───────┘    └── what came late ──►  └─► remote write
+//	self-scrape, scrape_configs ─┐                                       ┌─► HTTP API
+//	recording rules ─────────────┼─► timely ─► tap ─► forgiving ─► TSDB ┼─► engine ─► rules ─► notifier ─► Alertmanager
+//	remote write receiver ───────┘              └── what came late ──►  └─► remote write
 type running struct {
+	timing   timing
 	log      *slog.Logger
 	db       *tsdb.DB
 	engine   *promql.Engine // of rules and of the daemon itself
@@ -95,7 +96,12 @@ func (cfg *Config) start(log *slog.Logger, all prometheus.Registerer) (*running,
 }
 
 func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err error) {
+	r.timing = timing{now: cfg.Now, wall: cfg.Wall}
+	if r.timing.wall == nil {
+		r.timing.wall = time.Now
+	}
 	tap := remotewrite.NewTap(forgiving{r.db})
+	stamped := timely{timing: r.timing, next: tap}
 	r.writer, err = remotewrite.New(remotewrite.Config{
 		Dir: cfg.RemoteWriteDir, DB: r.db, Tap: tap, Now: cfg.Now, Log: cfg.Log, Registerer: all,
 		Damaged: cfg.Damaged,
@@ -121,18 +127,18 @@ func (cfg *Config) assemble(r *running, reg, all prometheus.Registerer) (err err
 		return fmt.Errorf("parse the URL of this daemon: %w", err)
 	}
 	r.rules = rules.NewManager(&rules.ManagerOptions{
-		AppendableV2: tap, Queryable: r.db, QueryFunc: rules.EngineQueryFunc(r.engine, r.db), NotifyFunc: r.notify,
+		AppendableV2: stamped, Queryable: r.db, QueryFunc: rules.EngineQueryFunc(r.engine, r.db), NotifyFunc: r.notify,
 		Context: context.Background(), ExternalURL: external, Registerer: reg, Logger: r.log,
 		OutageTolerance: time.Hour, ForGracePeriod: 10 * time.Minute, ResendDelay: time.Minute, // Prometheus' defaults
 		DefaultRuleQueryOffset: r.ruleQueryOffset, GroupLoader: r.loader, Parser: expressions,
 	})
 	r.self = newSelfScrape(cfg.Metrics, cfg.Instance)
-	if r.scrape, err = scrape.NewManager(r.self.options(), r.log, nil, nil, tap, reg); err != nil {
+	if r.scrape, err = scrape.NewManager(r.self.options(), r.log, nil, nil, stamped, reg); err != nil {
 		return fmt.Errorf("assemble the scraper: %w", err)
 	}
 	var receiver storage.AppendableV2
 	if cfg.Receiver {
-		receiver = received{tap, r.db.Head().NumSeries, cfg.Instance}
+		receiver = received{timely{timing: r.timing, next: tap, received: true}, r.db.Head().NumSeries, cfg.Instance}
 	}
 	r.handler, err = newLimiter(newHandler(cfg, r, receiver, expressions, reg), all)
 	return err
@@ -153,7 +159,7 @@ func (r *running) apply(settings *config.Config) error {
 		return err
 	}
 	interval := time.Duration(settings.GlobalConfig.EvaluationInterval)
-	if err := r.rules.Update(interval, r.loader.files(), settings.GlobalConfig.ExternalLabels, r.rulesURL, nil); err != nil {
+	if err := r.rules.Update(interval, r.loader.files(), settings.GlobalConfig.ExternalLabels, r.rulesURL, r.timing.evaluate); err != nil {
 		return fmt.Errorf("apply the rules: %w", err)
 	}
 	for _, endpoint := range settings.RemoteWriteConfigs {

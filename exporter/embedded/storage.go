@@ -41,10 +41,16 @@ func openTSDB(cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*tsdb.D
 	opts.EnableMetadataWALRecords = true
 	opts.EnableSTStorage, opts.EnableHistogramSTEncoding, opts.FloatChunkEncoding = true, true, chunkenc.EncXOR2
 	opts.NewCompactorFunc = newCompactor
+	old := &expiry{retention: cfg.Retention, now: cfg.Deletion}
+	if old.now == nil {
+		old.now = cfg.Now
+	}
+	opts.BlocksToDelete = old.blocks
 	db, err := tsdb.Open(cfg.Dir, log, reg, opts, tsdb.NewDBStats())
 	if err != nil {
 		return nil, fmt.Errorf("open %w in %s: %w", errTSDB, cfg.Dir, err)
 	}
+	old.db.Store(db)
 	return db, nil
 }
 

@@ -88,7 +88,7 @@ func newHandler(cfg *Config, r *running, receiver storage.AppendableV2, expressi
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		respondError(w, http.StatusNotFound, "not_found", "nothing is here: the HTTP API of Prometheus begins at "+apiPath+"/")
 	})
-	return mux
+	return r.timing.handle(mux)
 }
 
 // shown returns the configuration in force without what may be a secret: viewers can read it.
