@@ -138,17 +138,10 @@ var ErrUnknown = journal.ErrUnknown
 
 // Aggregator takes events. It is safe for concurrent use.
 type Aggregator struct {
-	cfg      Config
-	log      *slog.Logger
-	metrics  *aggregatorMetrics
-	journal  *journal.Journal
-	accounts *ledger.Ledger
-	labels   *labels
-	applier  *applier
-	history  *history
-	restores *restores
-	ids      ids.Scope
+	cfg Config
+	*counting
 
+	applier   *applier
 	rebuilder *rebuilder
 	// hurry is how many wait for the offsets in the store to pass quiet stretches.
 	hurry atomic.Int32
@@ -179,9 +172,15 @@ func Open(cfg Config) (*Aggregator, error) {
 		cfg.Metrics = metrics.NewSet()
 	}
 	a := &Aggregator{
-		cfg:      cfg,
-		log:      cfg.Log.With("component", "aggregator"),
-		accounts: ledger.New(cfg.Store.Partitions()),
+		cfg: cfg,
+		counting: &counting{
+			log:      cfg.Log.With("component", "aggregator"),
+			store:    cfg.Store,
+			accounts: ledger.New(cfg.Store.Partitions()),
+			verdicts: &ids.Verdicts{},
+			keep:     keeping{days: cfg.Retention, policy: cfg.Policy, now: cfg.Now, deletion: cfg.Deletion},
+			now:      cfg.Now,
+		},
 	}
 	err := refuseDrained(cfg.Dir)
 	if err != nil {
@@ -210,25 +209,32 @@ func Open(cfg Config) (*Aggregator, error) {
 
 // begin prepares and starts the applier.
 func (a *Aggregator) begin() (err error) {
-	found, id, cps, err := a.openState()
+	a.source = source{journal: a.journal, fault: a.cfg.readFault}
+	found, err := a.openState()
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	if a.ids, err = ids.OpenScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
+	if a.scope, err = ids.OpenScope(a.cfg.Dir, a.journal.End() == 0 && !a.cfg.Shared, a.cfg.Now()); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	if a.restores, err = openRestores(a.cfg.Dir); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	a.rebuilder = newRebuilder(a)
 	if a.history, err = openHistory(a.cfg.Dir, a.journal, a.restores, a.cfg.Meters, a.cfg.Now); err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	a.applier = newApplier(a)
-	if a.metrics, err = newMetrics(a.cfg.Metrics, a.cfg.Registerer, a.applier); err != nil {
+	if a.metrics, err = newMetrics(a.cfg.Metrics, a.cfg.Registerer); err != nil {
 		return err
 	}
-	a.applier.identity, a.applier.checkpoints = id, cps
+	a.applier = newApplier(a.counting, surroundings{
+		urgent:         func() bool { return a.rebuilder.waits.Load() || a.hurry.Load() > 0 },
+		ordered:        func() { a.rebuilder.look() },
+		retention:      a.Retention,
+		retentionBytes: a.cfg.RetentionBytes,
+		shared:         a.cfg.Shared,
+	})
+	a.rebuilder = newRebuilder(a.counting, a.applier.isFenced)
+	a.registerGauges(a.cfg.Metrics)
 	a.report(found)
 	if found.lost != (seqset.Run{}) {
 		a.accounts.Gap(found.lost)
@@ -245,36 +251,36 @@ func (a *Aggregator) begin() (err error) {
 
 // openState reads what says who the directory counts as, how far it came and which labels it uses, and has the journal go on
 // after the last number that any of them mentions.
-func (a *Aggregator) openState() (found findings, id *identity, cps *checkpoints, err error) {
+func (a *Aggregator) openState() (found findings, err error) {
 	var mended bool
 	if a.labels, mended, err = openLabels(a.cfg.Dir, a.cfg.Labels); err != nil {
-		return found, nil, nil, err
+		return found, err
 	}
-	if cps, err = openCheckpoints(filepath.Join(a.cfg.Dir, datadir.Checkpoints)); err != nil {
-		return found, nil, nil, err
+	if a.checkpoints, err = openCheckpoints(filepath.Join(a.cfg.Dir, datadir.Checkpoints)); err != nil {
+		return found, err
 	}
-	id, found, err = openIdentity(a.cfg.Dir, opening{
-		journalID: a.journal.ID(), end: a.journal.End(), known: cps.newest().Seq, partitions: a.cfg.Store.Partitions(),
+	a.identity, found, err = openIdentity(a.cfg.Dir, opening{
+		journalID: a.journal.ID(), end: a.journal.End(), known: a.checkpoints.newest().Seq, partitions: a.store.Partitions(),
 	})
 	if err != nil {
-		return found, nil, nil, err
+		return found, err
 	}
 	found.repaired = found.repaired || mended
 	if found.lost == (seqset.Run{}) {
-		return found, id, cps, nil
+		return found, nil
 	}
-	if err := cps.rebase(a.journal.Segments()[0].Index); err != nil {
-		return found, nil, nil, err
+	if err := a.checkpoints.rebase(a.journal.Segments()[0].Index); err != nil {
+		return found, err
 	}
-	return found, id, cps, a.journal.Skip(found.lost.Last)
+	return found, a.journal.Skip(found.lost.Last)
 }
 
 // report raises the alarm for what was unusual about the data directory.
 func (a *Aggregator) report(found findings) {
 	if found.reason != "" {
 		a.metrics.identityAlarms.Inc()
-		a.log.Warn("counting new events under a new producer id", "reason", found.reason, "new", a.applier.identity.last().ID,
-			"from", a.applier.identity.End)
+		a.log.Warn("counting new events under a new producer id", "reason", found.reason, "new", a.identity.last().ID,
+			"from", a.identity.End)
 	}
 	if found.lost != (seqset.Run{}) {
 		a.metrics.identityAlarms.Inc()
@@ -310,9 +316,7 @@ func (a *Aggregator) TailSince(since time.Time) (*tail.Reader, error) {
 }
 
 // Oldest returns the oldest UTC day inside the retention window.
-func (a *Aggregator) Oldest() event.Day {
-	return event.DayOf(a.cfg.Now()) - event.Day(a.cfg.Retention) + 1
-}
+func (a *Aggregator) Oldest() event.Day { return a.keep.oldest() }
 
 // Pending returns how many events have been accepted and are not counted yet. It does not wait for the store; known is false until that
 // has been reached.

@@ -3,13 +3,11 @@ package aggregator
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"usaged/aggregator/event"
-	"usaged/aggregator/ids"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store"
 )
@@ -38,9 +36,8 @@ const (
 // or was rolled back, reads the journal by itself until it stands where the applier does. When none is live, the applier moves
 // back to the one that is furthest back.
 type applier struct {
-	a           *Aggregator
-	log         *slog.Logger
-	checkpoints *checkpoints
+	*counting
+	surroundings
 
 	partitions []*partition
 	done       chan outcome // of tasks
@@ -52,8 +49,7 @@ type applier struct {
 	held       *journal.Record // read, but after the segment at whose end the last fold stopped
 	segment    int             // of the last record folded
 
-	full     bool         // the last fold ended although there was more
-	verdicts ids.Verdicts // safe for concurrent use
+	full bool // the last fold ended although there was more
 
 	// announced is when what a lowered retention deletes is due, as was logged last.
 	announced time.Time
@@ -65,17 +61,30 @@ type applier struct {
 	recountAt, checkpointAt                                        time.Time // not before these, after an error
 	unbalanced                                                     bool      // that was reported
 
-	mu       sync.Mutex
-	identity *identity
-	fenced   error
-	oldest   time.Time // stamp of the oldest record that is not applied, zero where there is none
+	mu     sync.Mutex // also for changes of identity
+	fenced error
+	oldest time.Time // stamp of the oldest record that is not applied, zero where there is none
 }
 
-func newApplier(a *Aggregator) *applier {
-	n := a.cfg.Store.Partitions()
-	p := &applier{a: a, log: a.log, users: newUsers(n), done: make(chan outcome, n), segment: -1}
+// surroundings are what the applier asks of, and tells, those around it.
+type surroundings struct {
+	// urgent says that somebody waits for the offsets in the store to pass quiet stretches.
+	urgent func() bool
+	// ordered says that days were ordered to be counted again.
+	ordered func()
+	// retention says what is going to be deleted.
+	retention func(context.Context) (*Retention, error)
+	// retentionBytes is the size beyond which the journal is cut, 0 for none.
+	retentionBytes int64
+	// shared says that other data directories may have counted into the store.
+	shared bool
+}
+
+func newApplier(c *counting, around surroundings) *applier {
+	n := c.store.Partitions()
+	p := &applier{counting: c, surroundings: around, users: newUsers(n), done: make(chan outcome, n), segment: -1}
 	for i := range n {
-		p.partitions = append(p.partitions, newPartition(p, i))
+		p.partitions = append(p.partitions, newPartition(c, i, p.done))
 	}
 	return p
 }
@@ -127,21 +136,21 @@ func stretch(n int) time.Duration {
 func (p *applier) step(ctx context.Context) (n int, err error) {
 	if !p.connected {
 		if err := p.connect(ctx); err != nil {
-			p.waitsSince(p.a.cfg.Now())
+			p.waitsSince(p.now())
 			return 0, err
 		}
 	}
 	n = p.foldLive(ctx)
 	for _, c := range p.partitions {
-		if c.lagging() && c.due() {
+		if c.lagging(p.position) && c.due() {
 			p.start(c, task{ctx: ctx, through: p.position})
 		}
 	}
 	p.check(ctx)
 	p.collect()
 	p.adopt()
-	counted := p.a.accounts.CountedThrough()
-	if counted == p.position && p.a.journal.End() == p.position {
+	counted := p.accounts.CountedThrough()
+	if counted == p.position && p.journal.End() == p.position {
 		p.setOldest(time.Time{})
 	}
 	p.verdicts.DropThrough(counted)
@@ -150,7 +159,7 @@ func (p *applier) step(ctx context.Context) (n int, err error) {
 }
 
 // lagging says that the partition has something to do that the shared fold does not do for it.
-func (c *partition) lagging() bool {
+func (c *partition) lagging(position uint64) bool {
 	if c.busy {
 		return false
 	}
@@ -158,7 +167,7 @@ func (c *partition) lagging() bool {
 	case partitionLoading:
 		return c.loaded == nil
 	case partitionCatchingUp:
-		return c.batch != nil || c.position() < c.p.position || c.position() >= c.until
+		return c.batch != nil || c.position() < position || c.position() >= c.until
 	}
 	return false
 }
@@ -176,7 +185,7 @@ func (p *applier) settle(c *partition, err error) {
 	}
 	c.retryAt = time.Now().Add(c.retry.after(err))
 	if !isReadError(err) {
-		p.a.metrics.storeErrors.Inc()
+		p.metrics.storeErrors.Inc()
 	}
 }
 
@@ -218,8 +227,8 @@ func (p *applier) wait(ctx context.Context, d time.Duration) {
 	if d > 0 {
 		p.sleep(ctx, d)
 	}
-	changed := p.a.journal.Changed()
-	if p.a.journal.End() > p.position || slices.ContainsFunc(p.partitions, func(c *partition) bool { return c.lagging() && c.due() }) {
+	changed := p.journal.Changed()
+	if p.journal.End() > p.position || slices.ContainsFunc(p.partitions, func(c *partition) bool { return c.lagging(p.position) && c.due() }) {
 		return
 	}
 	timer := time.NewTimer(checkInterval)
@@ -274,7 +283,7 @@ func (p *applier) lag() time.Duration {
 	if p.oldest.IsZero() {
 		return 0
 	}
-	return max(0, p.a.cfg.Now().Sub(p.oldest))
+	return max(0, p.now().Sub(p.oldest))
 }
 
 // inState returns the number of partitions in a state.
@@ -306,7 +315,7 @@ func (p *applier) check(ctx context.Context) {
 	}
 	p.lastCheck = now
 	p.checkBalance(now)
-	quiet := now.Sub(p.lastQuiet) >= quietInterval || p.a.rebuilder.waits.Load() || p.a.hurry.Load() > 0
+	quiet := now.Sub(p.lastQuiet) >= quietInterval || p.urgent()
 	if quiet {
 		p.lastQuiet = now
 	}

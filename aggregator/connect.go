@@ -3,7 +3,6 @@ package aggregator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -20,7 +19,7 @@ import (
 func (p *applier) connect(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{p.disown, p.noticeAhead, p.takeOver, p.orderRestore} {
 		if err := step(ctx); err != nil {
-			p.a.metrics.storeErrors.Inc()
+			p.metrics.storeErrors.Inc()
 			return err
 		}
 	}
@@ -39,16 +38,16 @@ func (p *applier) connect(ctx context.Context) error {
 		}
 		return err
 	}
-	p.position = p.a.journal.End()
+	p.position = p.journal.End()
 	if slices.ContainsFunc(p.partitions, func(c *partition) bool { return !c.onLastProducer() }) {
 		p.rewind(p.position) // a partition that is with an earlier producer reads on its own until it has caught up
 	} else {
-		p.rewind(p.a.accounts.CountedThrough())
+		p.rewind(p.accounts.CountedThrough())
 	}
 	p.connected = true
 	p.setOldest(time.Time{})
 	p.log.Info("applying the journal to the store", "producer", p.identity.last().ID, "session", p.identity.Session,
-		"applied", p.position, "accepted", p.a.journal.End())
+		"applied", p.position, "accepted", p.journal.End())
 	return nil
 }
 
@@ -62,7 +61,7 @@ func (p *applier) adopt() {
 		}
 	}
 	now := time.Now()
-	if len(loaded) == 0 && (!p.a.accounts.RecountDue() || now.Before(p.recountAt)) {
+	if len(loaded) == 0 && (!p.accounts.RecountDue() || now.Before(p.recountAt)) {
 		return
 	}
 	err := p.recount(loaded)
@@ -70,7 +69,7 @@ func (p *applier) adopt() {
 		return
 	}
 	if p.recountAt = now.Add(maxReadBackoff); len(loaded) == 0 {
-		p.a.metrics.readErrors.Inc()
+		p.metrics.readErrors.Inc()
 		p.log.Warn("what is pending could not be counted anew; retrying", "reason", reasonOf(err), "err", err, "retry_seconds", maxReadBackoff.Seconds())
 	}
 	for _, c := range loaded {
@@ -89,18 +88,18 @@ func (p *applier) recount(loaded []*partition) error {
 			totals[ledger.Of{Producer: p.identity.Producers[k].ID, Partition: c.index}] = st.Totals
 		}
 	}
-	r := p.a.accounts.BeginRecount(moved)
+	r := p.accounts.BeginRecount(moved)
 	p.awaitVisible(r.Through)
 	waiting, found, err := p.countPending(r)
 	if err != nil {
-		p.a.accounts.AbandonRecount()
+		p.accounts.AbandonRecount()
 		return err
 	}
 	p.verdicts.AddAll(found)
-	p.a.accounts.FinishRecount(waiting, totals, moved, p.identity.spans())
+	p.accounts.FinishRecount(waiting, totals, moved, p.identity.spans())
 	for _, c := range loaded {
 		for _, st := range c.loaded.producers {
-			p.a.labels.Learn(st.Totals)
+			p.labels.Learn(st.Totals)
 		}
 		c.adopt()
 	}
@@ -128,29 +127,13 @@ func (p *applier) countPending(r *ledger.Recount) (pending ledger.Waiting, found
 	return pending, found, errors.Join(err, failure)
 }
 
-// journalVerdicts makes durable what a batch builds on: the labels that it uses, and which events are duplicates. A rebuild then
-// gives the same answer. It is safe for concurrent use.
-func (p *applier) journalVerdicts(duplicates []uint64) error {
-	if err := p.a.labels.save(); err != nil {
-		return err
-	}
-	if len(duplicates) == 0 {
-		return nil
-	}
-	if err := p.a.journal.Note(ids.EncodeVerdict(duplicates)); err != nil {
-		return fmt.Errorf("journal verdicts: %w", err)
-	}
-	p.verdicts.Add(duplicates...)
-	return nil
-}
-
 // reloadInterval is how often the totals are read from the store again while the ledger does not balance.
 const reloadInterval = time.Minute
 
 // checkBalance looks whether the accounts balance. Where they don't, all that they are made of is counted anew: the totals are read from
 // the store, and what is pending from the journal.
 func (p *applier) checkBalance(now time.Time) {
-	accepted, accounted, wrong := p.a.accounts.Imbalance()
+	accepted, accounted, wrong := p.accounts.Imbalance()
 	if !wrong {
 		if p.unbalanced {
 			p.log.Info("the ledger balances again", "accepted", accepted)
@@ -162,7 +145,7 @@ func (p *applier) checkBalance(now time.Time) {
 		return
 	}
 	p.unbalanced, p.lastReload = true, now
-	p.a.metrics.recounts.Inc()
+	p.metrics.recounts.Inc()
 	p.log.Error("the ledger does not balance: counting it anew from the store and the journal. If this goes on for minutes, the store or a "+
 		"file of the data directory was changed by another hand: run usagectl doctor, and rebuild the rollups from the journal",
 		"accepted", accepted, "accounted", accounted)
@@ -177,7 +160,7 @@ func (p *applier) checkBalance(now time.Time) {
 // awaitVisible waits until readers of the journal see an event that has been accounted for: an event is accounted for a moment
 // earlier.
 func (p *applier) awaitVisible(seq uint64) {
-	for changed := p.a.journal.Changed(); p.a.journal.End() < seq; changed = p.a.journal.Changed() {
+	for changed := p.journal.Changed(); p.journal.End() < seq; changed = p.journal.Changed() {
 		<-changed
 	}
 }
@@ -185,13 +168,13 @@ func (p *applier) awaitVisible(seq uint64) {
 // recoverAccepted counts what has been accepted: up to the newest checkpoint as it says, behind it from the journal.
 func (p *applier) recoverAccepted() error {
 	cp := p.checkpoints.newest().clone()
-	if start := p.a.journal.Start(); cp.Seq+1 < start {
+	if start := p.journal.Start(); cp.Seq+1 < start {
 		p.log.Error("a checkpoint is missing: the types of the oldest events are unknown", "events", start-1-cp.Seq)
 		cp.Accepted.Add(event.Other, start-1-cp.Seq)
 		cp.Seq = start - 1
 	}
 	for _, r := range cp.Damaged {
-		p.a.accounts.Gap(r)
+		p.accounts.Gap(r)
 	}
 	err := p.records(cp.Seq, func(rec *journal.Record) bool {
 		each(p.users, rec, cp.Seq, allEvents, func(_ uint64, v *event.View, _ userInfo) {
@@ -200,6 +183,6 @@ func (p *applier) recoverAccepted() error {
 		})
 		return true
 	})
-	p.a.accounts.Restore(cp.Accepted, cp.Newest, p.a.journal.End())
+	p.accounts.Restore(cp.Accepted, cp.Newest, p.journal.End())
 	return err
 }

@@ -36,20 +36,20 @@ type fold struct {
 }
 
 // reset empties the fold for events after the position of the partition.
-func (f *fold) reset(e *epoch, p *applier, after uint64) {
+func (f *fold) reset(e *epoch, c *counting, after uint64) {
 	if f.epoch != e {
-		f.epoch, f.folder = e, meter.NewFolder(e.Meters, p.a.labels.Labels)
+		f.epoch, f.folder = e, meter.NewFolder(e.Meters, c.labels.Labels)
 	}
 	if f.acceptance == nil {
 		f.acceptance = map[[16]byte]int64{}
 	}
-	f.after, f.checkpointed, f.verdicts = after, p.checkpoints.newestSeq(), &p.verdicts
-	f.folder.Reset(p.a.oldestWritten())
-	if days, _ := p.a.restores.excluded(after+1, 0); len(days) > 0 {
+	f.after, f.checkpointed, f.verdicts = after, c.checkpoints.newestSeq(), c.verdicts
+	f.folder.Reset(c.keep.oldestWritten())
+	if days, _ := c.restores.excluded(after+1, 0); len(days) > 0 {
 		f.folder.Skip(days)
 	}
-	f.now, f.unverified = p.a.cfg.Now(), 0
-	f.scope = p.a.ids
+	f.now, f.unverified = c.now(), 0
+	f.scope = c.scope
 	f.checks, f.checkers = f.checks[:0], f.checkers[:0]
 	f.claims, f.claimants, f.duplicates = f.claims[:0], f.claimants[:0], f.duplicates[:0]
 	clear(f.acceptance)

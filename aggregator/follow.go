@@ -9,7 +9,6 @@ import (
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/journal"
-	"usaged/aggregator/seqset"
 )
 
 // foldLive reads what is new, at most to the end of a segment, for all live partitions at once, and has it applied. It returns the
@@ -39,13 +38,13 @@ func (p *applier) gather() (n int, position uint64, err error) {
 		return 0, position, err
 	}
 	if p.reader == nil {
-		if p.reader, err = p.a.openRecords(p.position); err != nil {
+		if p.reader, err = p.source.open(p.position); err != nil {
 			return 0, position, err
 		}
 		p.held = nil
 	}
 	for !p.full {
-		end := p.a.journal.End()
+		end := p.journal.End()
 		rec, err := p.next()
 		if errors.Is(err, io.EOF) {
 			return n, p.endDamaged(position, end), nil
@@ -80,7 +79,7 @@ func (p *applier) gather() (n int, position uint64, err error) {
 func (p *applier) noteWaiting(rec *journal.Record, first bool, position uint64) {
 	switch {
 	case !first:
-	case p.a.accounts.CountedThrough() == position:
+	case p.accounts.CountedThrough() == position:
 		p.setOldest(rec.At)
 	default:
 		p.waitsSince(rec.At)
@@ -122,7 +121,7 @@ func (p *applier) hand(ctx context.Context, position uint64) {
 		switch {
 		case !moved:
 		case c.fold.empty():
-			p.a.accounts.Advance(c.index, position)
+			p.accounts.Advance(c.index, position)
 		default:
 			p.start(c, task{ctx: ctx, through: position})
 		}
@@ -132,36 +131,36 @@ func (p *applier) hand(ctx context.Context, position uint64) {
 // begin prepares the live partitions for a fold up to and including through, and returns false where there are none. Where all
 // have fallen back the applier moves back to the furthest.
 func (p *applier) begin() (through uint64, taken bool, err error) {
-	if least := p.a.accounts.CountedThrough(); least < p.position && !slices.ContainsFunc(p.partitions, (*partition).holdsPosition) {
+	if least := p.accounts.CountedThrough(); least < p.position && !slices.ContainsFunc(p.partitions, func(c *partition) bool { return c.holds(p.position) }) {
 		p.rewind(least)
 	}
-	e, through, err := p.a.history.at(p.position + 1)
+	e, through, err := p.history.at(p.position + 1)
 	if err != nil {
 		return 0, false, err
 	}
 	for _, c := range p.partitions {
-		c.folding = c.joins()
+		c.folding = c.joins(p.position)
 		if c.folding {
-			c.fold.reset(e, p, c.position())
+			c.fold.reset(e, p.counting, c.position())
 		}
 		taken = taken || c.folding
 	}
 	return through, taken, nil
 }
 
-// holdsPosition says that the applier must not move back: a partition stands where it does, or it is not known yet where the
+// holds says that the applier must not move back from a position: a partition stands where it does, or it is not known yet where the
 // partition will stand.
-func (c *partition) holdsPosition() bool {
-	return c.busy || c.is(partitionLoading) || c.batch != nil || c.position() >= c.p.position || !c.onLastProducer()
+func (c *partition) holds(position uint64) bool {
+	return c.busy || c.is(partitionLoading) || c.batch != nil || c.position() >= position || !c.onLastProducer()
 }
 
 // joins says whether the partition takes part in a fold from where the applier stands. One that has caught up becomes live, and one
 // that missed a fold is live no more. Events of an earlier producer are applied apart, so that no batch spans two.
-func (c *partition) joins() bool {
+func (c *partition) joins(position uint64) bool {
 	if c.busy || c.batch != nil || !c.is(partitionLive) && !c.is(partitionCatchingUp) {
 		return false
 	}
-	if c.position() < c.p.position || !c.onLastProducer() {
+	if c.position() < position || !c.onLastProducer() {
 		c.become(partitionCatchingUp)
 		return false
 	}
@@ -188,47 +187,6 @@ func each(users *users, rec *journal.Record, after, through uint64, f func(seq u
 	}
 }
 
-// records calls f for the records after an event, until it returns false or the journal ends. It is safe for concurrent use.
-func (p *applier) records(after uint64, f func(*journal.Record) bool) error {
-	r, err := p.a.openRecords(after)
-	if err != nil {
-		return err
-	}
-	defer r.Close() //nolint:errcheck // it was only read
-	for {
-		end := p.a.journal.End()
-		rec, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			p.endDamaged(after, end)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		p.noteGap(&rec)
-		after = max(after, rec.First+uint64(rec.N)-1)
-		if !f(&rec) {
-			return nil
-		}
-	}
-}
-
-// endDamaged accounts for events that are damaged at the very end, where no record after them tells. position is the last
-// event read, end the last one that was durable when the reader came to its end. It returns the later of the two.
-func (p *applier) endDamaged(position, end uint64) uint64 {
-	if position < end {
-		p.a.accounts.Gap(seqset.Run{First: position + 1, Last: end})
-	}
-	return max(position, end)
-}
-
-// noteGap accounts for events that are damaged.
-func (p *applier) noteGap(rec *journal.Record) {
-	if rec.Gap > 0 {
-		p.a.accounts.Gap(seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
-	}
-}
-
 // readError says that the journal could not be read, for a reason that may pass: nothing is known of the events.
 type readError struct{ err error }
 
@@ -246,16 +204,54 @@ type recordReader struct {
 	fault func() error // of the configuration
 }
 
-// openRecords returns a reader of the records after an event.
-func (a *Aggregator) openRecords(after uint64) (*recordReader, error) {
-	if err := a.readFault(); err != nil {
+// source reads the journal.
+type source struct {
+	journal *journal.Journal
+	fault   func() error // what a test lets the next read for the store fail with, nil outside of tests
+}
+
+// open returns a reader of the records after an event.
+func (s source) open(after uint64) (*recordReader, error) {
+	if err := s.failure(); err != nil {
 		return nil, &readError{err}
 	}
-	r, err := a.journal.Reader(after)
+	r, err := s.journal.Reader(after)
 	if err != nil {
 		return nil, &readError{err}
 	}
-	return &recordReader{Reader: r, fault: a.readFault}, nil
+	return &recordReader{Reader: r, fault: s.failure}, nil
+}
+
+// journalEnd says how far the records of a journal go.
+type journalEnd struct {
+	reached bool   // the reader has come to the end
+	last    uint64 // event of the last record
+	durable uint64 // event of the journal before the reader came to its end
+}
+
+// records calls f for the records after an event, until it returns false or the journal ends.
+func (s source) records(after uint64, f func(*journal.Record) bool) (end journalEnd, err error) {
+	r, err := s.open(after)
+	if err != nil {
+		return end, err
+	}
+	defer r.Close() //nolint:errcheck // it was only read
+	end.last = after
+	for {
+		end.durable = s.journal.End()
+		rec, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			end.reached = true
+			return end, nil
+		}
+		if err != nil {
+			return end, err
+		}
+		end.last = max(end.last, rec.First+uint64(rec.N)-1)
+		if !f(&rec) {
+			return end, nil
+		}
+	}
 }
 
 // Next returns the next record.
@@ -270,10 +266,10 @@ func (r *recordReader) Next() (journal.Record, error) {
 	return rec, err
 }
 
-// readFault returns what a test lets the next read fail with.
-func (a *Aggregator) readFault() error {
-	if a.cfg.readFault == nil {
+// failure returns what a test lets the next read fail with.
+func (s source) failure() error {
+	if s.fault == nil {
 		return nil
 	}
-	return a.cfg.readFault()
+	return s.fault()
 }

@@ -20,17 +20,17 @@ type loadedPartition struct {
 func (c *partition) load(ctx context.Context) error {
 	c.become(partitionLoading)
 	c.batch, c.loaded = nil, nil
-	for range len(c.p.identity.Producers) + 1 { // a checkpoint may bring it to the end of one, and on to the next
+	for range len(c.identity.Producers) + 1 { // a checkpoint may bring it to the end of one, and on to the next
 		l, err := c.ask(ctx)
 		if err != nil {
 			return err
 		}
-		if k := len(l.producers) - 1; k < len(c.p.identity.Producers)-1 && l.position < c.p.identity.until(k, c.index) {
-			if err := c.p.identity.markShared(ctx, c.p.a.cfg.Store, k, c.index, c.p.digestOf); err != nil {
+		if k := len(l.producers) - 1; k < len(c.identity.Producers)-1 && l.position < c.identity.until(k, c.index) {
+			if err := c.identity.markShared(ctx, c.store, k, c.index, c.digestOf); err != nil {
 				return fmt.Errorf("note what partition %d shares with the original: %w", c.index, err)
 			}
 		}
-		start := c.p.a.journal.Start()
+		start := c.journal.Start()
 		if l.position+1 >= start {
 			c.loaded = l
 			return nil
@@ -45,9 +45,9 @@ func (c *partition) load(ctx context.Context) error {
 // ask reads what the store knows of the producers, up to the one to go on with.
 func (c *partition) ask(ctx context.Context) (*loadedPartition, error) {
 	l := &loadedPartition{}
-	identity := c.p.identity // no producer is added once the store has been met
+	identity := c.identity // no producer is added once the store has been met
 	for k := range identity.Producers {
-		st, err := c.p.a.cfg.Store.Producer(ctx, c.index, identity.Producers[k].ID)
+		st, err := c.store.Producer(ctx, c.index, identity.Producers[k].ID)
 		if err != nil {
 			return nil, fmt.Errorf("read producer of partition %d: %w", c.index, err)
 		}
@@ -63,24 +63,24 @@ func (c *partition) ask(ctx context.Context) (*loadedPartition, error) {
 // seed applies the checkpoint at the journal's beginning.
 func (c *partition) seed(ctx context.Context, l *loadedPartition, start uint64) error {
 	k := len(l.producers) - 1
-	id := c.p.identity.Producers[k].ID
-	cp, totals := c.p.checkpoints.totalsAt(start-1, id, c.index)
+	id := c.identity.Producers[k].ID
+	cp, totals := c.checkpoints.totalsAt(start-1, id, c.index)
 	if cp == nil || cp.Seq < start-1 {
 		return fmt.Errorf("the store has partition %d at event %d, the journal begins at %d, and no checkpoint lies there: "+
 			"restore <data>/checkpoints, or the database, from a backup", c.index, l.position, start)
 	}
 	b := &store.Batch{
 		Producer: id, Session: c.sessionOf(k, l.producers[k]), Partition: c.index, Prev: l.producers[k].Offset,
-		Last: min(cp.Seq, c.p.identity.until(k, c.index)), Totals: totals,
+		Last: min(cp.Seq, c.identity.until(k, c.index)), Totals: totals,
 	}
-	out, err := c.p.a.cfg.Store.Apply(ctx, b)
+	out, err := c.store.Apply(ctx, b)
 	if err != nil {
 		return fmt.Errorf("apply checkpoint to partition %d: %w", c.index, err)
 	}
 	if !out.Applied {
 		return fmt.Errorf("apply checkpoint to partition %d: the offset %d became %d meanwhile", c.index, b.Prev, out.Offset)
 	}
-	c.p.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.index, "checkpoint_segment", cp.Segment)
+	c.log.Warn("rebuilding from a checkpoint: what came before has left the journal", "partition", c.index, "checkpoint_segment", cp.Segment)
 	return nil
 }
 
@@ -88,8 +88,8 @@ func (c *partition) seed(ctx context.Context, l *loadedPartition, start uint64) 
 // whatever the store has, since its events are the same in all copies of this directory and none needs to keep the others
 // from them.
 func (c *partition) sessionOf(producer int, stored store.Producer) uint64 {
-	if producer == len(c.p.identity.Producers)-1 {
-		return c.p.identity.Session
+	if producer == len(c.identity.Producers)-1 {
+		return c.identity.Session
 	}
 	return max(stored.Session, sharedSession)
 }
@@ -99,7 +99,7 @@ func (c *partition) adopt() {
 	l := c.loaded
 	c.loaded = nil
 	c.producer = len(l.producers) - 1
-	c.until = c.p.identity.until(c.producer, c.index)
+	c.until = c.identity.until(c.producer, c.index)
 	last := l.producers[c.producer]
 	c.stored, c.totals = last.Offset, maps.Clone(last.Totals)
 	c.session = c.sessionOf(c.producer, last)

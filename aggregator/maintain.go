@@ -27,24 +27,24 @@ const (
 func (p *applier) maintain(ctx context.Context) {
 	if err := p.checkpoint(); err != nil {
 		p.checkpointAt = time.Now().Add(maxBackoff)
-		p.a.metrics.checkpointErrors.Inc()
+		p.metrics.checkpointErrors.Inc()
 		p.log.Error("no checkpoint could be written; segments are kept until one can", "err", err)
 	}
 	now := time.Now()
-	today := event.DayOf(p.a.cfg.Now())
+	today := event.DayOf(p.now())
 	if now.Sub(p.lastMaintenance) < maintainInterval && today == p.day {
 		return
 	}
 	p.lastMaintenance = now
 	if p.day != today && p.day != 0 {
 		// A segment of its own for each day, so that retention doesn't wait for little traffic to fill one.
-		if err := p.a.journal.Roll(); err != nil {
+		if err := p.journal.Roll(); err != nil {
 			p.log.Warn("segment could not be ended at midnight", "err", err)
 		}
 	}
 	p.day = today
-	if err := p.a.cfg.Store.Expire(ctx, p.a.oldestStored(p.a.keptDays()), p.a.cfg.Deletion()); err != nil {
-		p.a.metrics.storeErrors.Inc()
+	if err := p.store.Expire(ctx, p.keep.oldestStored(p.keep.keptDays()), p.keep.deletion()); err != nil {
+		p.metrics.storeErrors.Inc()
 		p.log.Warn("expired days could not be removed from the store; retrying in a minute", "err", err)
 	}
 	p.extend(ctx)
@@ -58,8 +58,8 @@ func (p *applier) checkpoint() error {
 		return nil
 	}
 	newest := p.checkpoints.newest()
-	applied := p.a.accounts.CountedThrough()
-	for _, seg := range p.a.journal.Segments() {
+	applied := p.accounts.CountedThrough()
+	for _, seg := range p.journal.Segments() {
 		if !seg.Sealed || seg.Index <= newest.Segment || seg.Last > applied {
 			continue
 		}
@@ -84,7 +84,7 @@ func (p *applier) current(seg journal.Segment, applied uint64) *checkpoint {
 	if seg.Last != applied {
 		return nil
 	}
-	now, ok := p.a.accounts.At(applied)
+	now, ok := p.accounts.At(applied)
 	if !ok {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 	if err != nil {
 		return nil, err
 	}
-	again := &refold{p: p, folds: map[refoldKey]*meter.Folder{}}
+	again := &refold{counting: p.counting, folds: map[refoldKey]*meter.Folder{}}
 	err = p.records(base.Seq, func(rec *journal.Record) bool {
 		if rec.Gap > 0 {
 			cp.Damaged = append(cp.Damaged, seqset.Run{First: rec.First - rec.Gap, Last: rec.First - 1})
@@ -141,16 +141,16 @@ func (p *applier) recompute(base *checkpoint, seg journal.Segment) (*checkpoint,
 // retire deletes the segments that are applied, in a checkpoint, and older than retention plus graceDays, or older than
 // the newest that fit into the size limit.
 func (p *applier) retire() {
-	segments := p.a.journal.Segments()
-	deadline := p.a.journalDeadline(p.a.keptDays())
+	segments := p.journal.Segments()
+	deadline := p.keep.journalDeadline(p.keep.keptDays())
 	var total int64
 	for _, seg := range segments {
 		total += seg.Bytes
 	}
 	through, early := -1, false
-	newest, applied := p.checkpoints.newest().Segment, p.a.accounts.CountedThrough() // which is before the newest where the store has lost something
+	newest, applied := p.checkpoints.newest().Segment, p.accounts.CountedThrough() // which is before the newest where the store has lost something
 	for _, seg := range segments {
-		tooLarge := p.a.cfg.RetentionBytes > 0 && total > p.a.cfg.RetentionBytes
+		tooLarge := p.retentionBytes > 0 && total > p.retentionBytes
 		expired := seg.Newest.Before(deadline)
 		if !seg.Sealed || seg.Index > newest || seg.Last > applied || !tooLarge && !expired {
 			break
@@ -162,15 +162,15 @@ func (p *applier) retire() {
 		return
 	}
 	if early {
-		p.a.metrics.retiredEarly.Set(1)
+		p.metrics.retiredEarly.Set(1)
 		p.log.Warn("the journal exceeds --retention.size: events inside the retention window are deleted, and their days can no longer be rebuilt; raise the limit or the disk's size",
-			"limit_bytes", p.a.cfg.RetentionBytes, "through_segment", through)
+			"limit_bytes", p.retentionBytes, "through_segment", through)
 	}
-	if err := p.a.journal.Remove(through); err != nil {
+	if err := p.journal.Remove(through); err != nil {
 		p.log.Warn("old segments could not be deleted; retrying in a minute", "err", err)
 		return
 	}
-	if err := p.checkpoints.prune(p.a.journal.Start()); err != nil {
+	if err := p.checkpoints.prune(p.journal.Start()); err != nil {
 		p.log.Warn("old checkpoints could not be deleted", "err", err)
 	}
 }

@@ -57,7 +57,7 @@ var help = map[string]string{
 // Help has the help texts of the metrics in the set.
 func Help() map[string]string { return help }
 
-func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggregatorMetrics, error) {
+func newMetrics(set *metrics.Set, reg prometheus.Registerer) (*aggregatorMetrics, error) {
 	m := &aggregatorMetrics{
 		set:                set,
 		events:             set.GetOrCreateCounter("usaged_applied_events_total"),
@@ -90,29 +90,33 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, p *applier) (*aggre
 	for _, name := range meter.CappedMetrics {
 		m.labelOverflow(name)
 	}
-	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return p.lag().Seconds() })
-	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(p.a.accounts.Pending()) })
-	set.NewGauge("usaged_ledger_unbalanced", func() float64 {
-		_, _, wrong := p.a.accounts.Imbalance()
-		return boolValue(wrong)
-	})
-	for state, name := range partitionStates {
-		set.NewGauge(fmt.Sprintf("usaged_apply_partitions{state=%q}", name), func() float64 { return float64(p.inState(partitionState(state))) })
-	}
-	set.NewGauge("usaged_retention_incomplete", func() float64 {
-		if r := p.a.restored(); r != nil {
-			return float64(len(r.Incomplete))
-		}
-		return 0
-	})
-	set.NewGauge("usaged_fenced", func() float64 { return boolValue(p.isFenced()) })
-	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(p.a.accounts.Known()) })
 	if reg != nil {
 		if err := reg.Register(m.applyDuration); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return m, nil
+}
+
+// registerGauges adds what is asked for when somebody looks.
+func (a *Aggregator) registerGauges(set *metrics.Set) {
+	set.NewGauge("usaged_apply_lag_seconds", func() float64 { return a.applier.lag().Seconds() })
+	set.NewGauge("usaged_apply_pending_events", func() float64 { return float64(a.accounts.Pending()) })
+	set.NewGauge("usaged_ledger_unbalanced", func() float64 {
+		_, _, wrong := a.accounts.Imbalance()
+		return boolValue(wrong)
+	})
+	for state, name := range partitionStates {
+		set.NewGauge(fmt.Sprintf("usaged_apply_partitions{state=%q}", name), func() float64 { return float64(a.applier.inState(partitionState(state))) })
+	}
+	set.NewGauge("usaged_retention_incomplete", func() float64 {
+		if r := a.restored(); r != nil {
+			return float64(len(r.Incomplete))
+		}
+		return 0
+	})
+	set.NewGauge("usaged_fenced", func() float64 { return boolValue(a.applier.isFenced()) })
+	set.NewGauge("usaged_store_connected", func() float64 { return boolValue(a.accounts.Known()) })
 }
 
 func (m *aggregatorMetrics) applied(stats meter.Stats, overflow store.Overflow, labels map[string]uint64, unverified uint64) {

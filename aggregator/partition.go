@@ -48,9 +48,10 @@ func (s partitionState) String() string { return partitionStates[s] }
 // Fields without a remark belong to the applier's goroutine while the worker is idle, and to the worker while it is busy. How far the
 // partition is counted stands in the accounts, beside the totals that say what was counted, so that the two change together.
 type partition struct {
-	p     *applier
+	*counting
 	index int
-	state atomic.Int32 // a partitionState; changed by whoever owns the fields
+	done  chan<- outcome // of tasks
+	state atomic.Int32   // a partitionState; changed by whoever owns the fields
 
 	// producer is the index of the producer being applied, in identity.Producers. until is where its events end, and stored is its
 	// offset in the store. totals are its totals there.
@@ -91,14 +92,14 @@ type task struct {
 	confirm bool
 }
 
-func newPartition(p *applier, index int) *partition {
-	return &partition{p: p, index: index, tasks: make(chan task, 1)}
+func newPartition(c *counting, index int, done chan<- outcome) *partition {
+	return &partition{counting: c, index: index, done: done, tasks: make(chan task, 1)}
 }
 
 // run does the tasks, and reports the end of each.
 func (c *partition) run() {
 	for t := range c.tasks {
-		c.p.done <- outcome{c, c.work(t)}
+		c.done <- outcome{c, c.work(t)}
 	}
 }
 
@@ -131,15 +132,15 @@ func (c *partition) workIn(state partitionState, t task) error {
 func (c *partition) current() partitionState  { return partitionState(c.state.Load()) }
 func (c *partition) become(s partitionState)  { c.state.Store(int32(s)) }
 func (c *partition) is(s partitionState) bool { return c.current() == s }
-func (c *partition) position() uint64         { return c.p.a.accounts.Position(c.index) }
-func (c *partition) id() string               { return c.p.identity.Producers[c.producer].ID }
+func (c *partition) position() uint64         { return c.accounts.Position(c.index) }
+func (c *partition) id() string               { return c.identity.Producers[c.producer].ID }
 func (c *partition) totalsOf() ledger.Of      { return ledger.Of{Producer: c.id(), Partition: c.index} }
-func (c *partition) onLastProducer() bool     { return c.producer == len(c.p.identity.Producers)-1 }
+func (c *partition) onLastProducer() bool     { return c.producer == len(c.identity.Producers)-1 }
 func (c *partition) full() bool               { return c.folding && c.overfull() }
 
 // overfull says that the fold has as many cells as one Apply should take.
 func (c *partition) overfull() bool {
-	limit := c.p.a.cfg.Store.MaxCells()
+	limit := c.store.MaxCells()
 	return limit > 0 && c.fold.cells() >= limit
 }
 
@@ -182,17 +183,17 @@ func (c *partition) catchUp(ctx context.Context, through uint64) error {
 // batch, and ends the fold. On an error there is no batch, and the partition stands where it stood.
 func (c *partition) read(target uint64) error {
 	after := c.position()
-	e, through, err := c.p.a.history.at(after + 1)
+	e, through, err := c.history.at(after + 1)
 	if err != nil {
 		return err
 	}
-	c.fold.reset(e, c.p, after)
+	c.fold.reset(e, c.counting, after)
 	if c.users == nil {
-		c.users = newUsers(len(c.p.partitions))
+		c.users = newUsers(c.store.Partitions())
 	}
 	target = min(target, through)
 	position, n, more := after, 0, true
-	err = c.p.records(after, func(rec *journal.Record) bool {
+	err = c.records(after, func(rec *journal.Record) bool {
 		if rec.Note != nil {
 			return true
 		}
@@ -219,25 +220,25 @@ func (c *partition) read(target uint64) error {
 // endFold makes the batch of a fold that ends at an event, none where nothing was folded.
 func (c *partition) endFold(last uint64) {
 	if c.fold.empty() {
-		c.p.a.accounts.Advance(c.index, last)
+		c.accounts.Advance(c.index, last)
 		return
 	}
 	c.batch = newBatch(store.Batch{
 		Producer: c.id(), Session: c.session, Partition: c.index, Prev: c.stored, Last: last,
-	}, &c.fold, c.totals, c.p.a.accounts.Name)
+	}, &c.fold, c.totals, c.accounts.Name)
 }
 
 // send has the store apply the batch, if there is one. On an error it is kept, and sent again by the next task.
 func (c *partition) send(ctx context.Context) error {
 	for c.batch != nil {
 		b := c.batch
-		if err := c.p.journalVerdicts(b.duplicates); err != nil {
+		if err := c.journalVerdicts(b.duplicates); err != nil {
 			return err
 		}
 		b.duplicates = nil
 		began := time.Now()
-		out, err := c.p.a.cfg.Store.Apply(ctx, &b.Batch)
-		c.p.a.metrics.applyDuration.Observe(time.Since(began).Seconds())
+		out, err := c.store.Apply(ctx, &b.Batch)
+		c.metrics.applyDuration.Observe(time.Since(began).Seconds())
 		switch {
 		case err != nil:
 			return fmt.Errorf("apply to partition %d: %w", c.index, err)
@@ -250,7 +251,7 @@ func (c *partition) send(ctx context.Context) error {
 		default:
 			// The batch took effect although its answer was lost, or the store was rolled back. What it holds decides.
 			if out.Offset == b.Last {
-				c.p.a.metrics.applied(b.stats, out.Overflow, b.overflow, b.unverified)
+				c.metrics.applied(b.stats, out.Overflow, b.overflow, b.unverified)
 			}
 			return c.follow(ctx, out.Offset)
 		}
@@ -261,7 +262,7 @@ func (c *partition) send(ctx context.Context) error {
 // foldAgain replaces the batch by one without the events whose ids the store knows. The old batch is gone before the journal is
 // read: where that fails, the events are read again by the next task, and nothing is left that could be sent.
 func (c *partition) foldAgain(taken []int) error {
-	if err := c.p.journalVerdicts(c.batch.events(taken)); err != nil {
+	if err := c.journalVerdicts(c.batch.events(taken)); err != nil {
 		return err
 	}
 	last := c.batch.Last
@@ -275,8 +276,8 @@ func (c *partition) finish(out store.Outcome) {
 	c.batch = nil
 	c.stored = b.Last
 	maps.Copy(c.totals, b.Totals)
-	c.p.a.metrics.applied(b.stats, out.Overflow, b.overflow, b.unverified) // first: who sees nothing pending sees it
-	c.p.a.accounts.Apply(c.totalsOf(), b.moved, b.Totals, b.Last)
+	c.metrics.applied(b.stats, out.Overflow, b.overflow, b.unverified) // first: who sees nothing pending sees it
+	c.accounts.Apply(c.totalsOf(), b.moved, b.Totals, b.Last)
 }
 
 // confirm moves the store's offset to last with an empty batch, which finds out if the store is elsewhere.
@@ -285,7 +286,7 @@ func (c *partition) confirm(ctx context.Context, last uint64) error {
 		Producer: c.id(), Session: c.session, Partition: c.index,
 		Prev: c.stored, Last: max(min(last, c.until), c.stored),
 	}
-	out, err := c.p.a.cfg.Store.Apply(ctx, b)
+	out, err := c.store.Apply(ctx, b)
 	if err != nil {
 		return fmt.Errorf("compare offset of partition %d: %w", c.index, err)
 	}
@@ -300,8 +301,8 @@ func (c *partition) confirm(ctx context.Context, last uint64) error {
 // some.
 func (c *partition) follow(ctx context.Context, found uint64) error {
 	if found < c.stored {
-		c.p.a.metrics.rewinds.Inc()
-		c.p.log.Warn("store has lost what was applied to it; applying it again from the journal",
+		c.metrics.rewinds.Inc()
+		c.log.Warn("store has lost what was applied to it; applying it again from the journal",
 			"partition", c.index, "applied", c.stored, "found", found)
 	}
 	return c.load(ctx)

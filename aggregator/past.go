@@ -53,14 +53,14 @@ var ErrFenced = errors.New("another usaged counts under this data directory's pr
 // Past counts the events in the journal by the time at which they were created. It waits until the store has all that had been
 // accepted when it was called, since only then it is known which events are duplicates.
 func (a *Aggregator) Past(ctx context.Context, cfg PastConfig) (*Past, error) {
-	p := &pastCount{a: a, types: map[string]*PastEvents{}}
+	p := &pastCount{source: a.source, labels: a.labels, types: map[string]*PastEvents{}}
 	p.past = Past{PastConfig: cfg, Types: map[string]*PastEvents{}, Late: make([]uint32, cfg.index(cfg.Until.UnixNano())+1), Through: a.journal.End()}
 	if err := a.awaitApplied(ctx, p.past.Through); err != nil {
 		return nil, err
 	}
 	after := a.journal.Start() - 1
 	p.progress(after, after)
-	if err := a.readVerdicts(ctx, after, &p.verdicts); err != nil {
+	if err := a.source.readVerdicts(ctx, after, &p.verdicts); err != nil {
 		return nil, err
 	}
 	return &p.past, p.count(ctx, after)
@@ -96,14 +96,14 @@ func (a *Aggregator) awaitApplied(ctx context.Context, through uint64) error {
 
 // storeHas says that everything up to an event has been applied. Where the store cannot be asked that is not known.
 func (a *Aggregator) storeHas(ctx context.Context, through uint64) bool {
-	identity := a.applier.identity // no producer is added once the store has been met
-	for partition := range a.cfg.Store.Partitions() {
+	identity := a.identity // no producer is added once the store has been met
+	for partition := range a.store.Partitions() {
 		for k, producer := range identity.Producers {
 			last := min(identity.until(k, partition), through)
 			if last <= producer.From[partition] {
 				continue
 			}
-			st, err := a.cfg.Store.Producer(ctx, partition, producer.ID)
+			st, err := a.store.Producer(ctx, partition, producer.ID)
 			if err != nil || st.Offset < last {
 				return false
 			}
@@ -114,7 +114,8 @@ func (a *Aggregator) storeHas(ctx context.Context, through uint64) bool {
 
 // pastCount is a Past in the making.
 type pastCount struct {
-	a        *Aggregator
+	source   source
+	labels   *labels
 	past     Past
 	verdicts seqset.Set
 	types    map[string]*PastEvents // by the name in the event
@@ -123,7 +124,7 @@ type pastCount struct {
 // count counts the events behind one.
 func (p *pastCount) count(ctx context.Context, after uint64) error {
 	reported, first := after, true
-	return p.a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
+	return p.source.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
 		if rec.Note != nil {
 			return true, nil
 		}
@@ -190,7 +191,7 @@ func (p *pastCount) add(v *event.View) {
 
 // typeOf returns the counts of the label that a type has.
 func (p *pastCount) typeOf(name string) *PastEvents {
-	label, _ := p.a.labels.EventType(name) // what has been applied has a label
+	label, _ := p.labels.EventType(name) // what has been applied has a label
 	t := p.past.Types[label]
 	if t == nil {
 		t = &PastEvents{Counts: make([]uint32, len(p.past.Late))}

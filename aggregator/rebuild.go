@@ -3,7 +3,6 @@ package aggregator
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,8 +27,9 @@ import (
 // verdicts on them are in the journal. The rebuild's own offset is read before that one, so where the store has lost what was
 // applied, the rebuild waits until it is there again and reads the verdicts anew.
 type rebuilder struct {
-	a   *Aggregator
-	log *slog.Logger
+	*counting
+	// fenced says that another process has taken the producer over.
+	fenced func() bool
 
 	wake chan struct{}
 	// waits says that a rebuild waits for the offsets in the store to pass quiet stretches.
@@ -68,8 +68,8 @@ const (
 	rebuildSession = 1
 )
 
-func newRebuilder(a *Aggregator) *rebuilder {
-	return &rebuilder{a: a, log: a.log, wake: make(chan struct{}, 1), states: map[string]rebuildProgress{}}
+func newRebuilder(c *counting, fenced func() bool) *rebuilder {
+	return &rebuilder{counting: c, fenced: fenced, wake: make(chan struct{}, 1), states: map[string]rebuildProgress{}}
 }
 
 // rebuildID is the id of the producer under which the past of a meter, or of some days, is counted.
@@ -123,7 +123,7 @@ func (r *rebuilder) run(ctx context.Context) {
 		wait := rebuildCheckInterval
 		if err := r.step(ctx); err != nil && ctx.Err() == nil {
 			wait = retry.next()
-			r.a.metrics.storeErrors.Inc()
+			r.metrics.storeErrors.Inc()
 			r.log.Warn("a rebuild from the journal has stopped; going on where it was", "err", err, "retry_seconds", wait.Seconds())
 		} else {
 			retry.reset()
@@ -137,7 +137,7 @@ func (r *rebuilder) pause(ctx context.Context, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	due := timer.C
-	if len(r.a.history.orders()) == 0 && len(r.a.restores.orders()) == 0 {
+	if len(r.history.orders()) == 0 && len(r.restores.orders()) == 0 {
 		due = nil
 	}
 	select {
@@ -149,23 +149,23 @@ func (r *rebuilder) pause(ctx context.Context, wait time.Duration) {
 
 // step does all that is ordered and can be done now.
 func (r *rebuilder) step(ctx context.Context) error {
-	if !r.a.accounts.Known() || r.a.applier.isFenced() {
+	if !r.accounts.Known() || r.fenced() {
 		return nil
 	}
 	waits := false
-	for _, order := range r.a.restores.orders() {
-		done, err := (&rebuildJob{r: r, work: newRestoreWork(r.a, order)}).run(ctx)
+	for _, order := range r.restores.orders() {
+		done, err := (&rebuildJob{counting: r.counting, note: r.setState, work: newRestoreWork(r.history, order)}).run(ctx)
 		if err != nil {
 			return fmt.Errorf("restore days: %w", err)
 		}
 		waits = waits || !done
 	}
-	for _, order := range r.a.history.orders() {
-		m := r.a.history.find(func(m *meter.Meter) bool { return m.Key() == order.Meter })
+	for _, order := range r.history.orders() {
+		m := r.history.find(func(m *meter.Meter) bool { return m.Key() == order.Meter })
 		if m == nil {
 			continue // nobody reads it; should it come back, so does its rebuild
 		}
-		done, err := (&rebuildJob{r: r, work: newMeterWork(r.a, m, order)}).run(ctx)
+		done, err := (&rebuildJob{counting: r.counting, note: r.setState, work: newMeterWork(r.history, r.restores, m, order)}).run(ctx)
 		if err != nil {
 			return fmt.Errorf("rebuild meter %s: %w", m.Name, err)
 		}
@@ -177,7 +177,8 @@ func (r *rebuilder) step(ctx context.Context) error {
 
 // rebuildJob is one attempt at an order.
 type rebuildJob struct {
-	r    *rebuilder
+	*counting
+	note func(key string, through uint64, s RebuildState) // how far it is
 	work rebuildWork
 
 	chains   []*rebuildChain
@@ -220,7 +221,7 @@ type rebuildWork interface {
 
 // run counts until all is counted, or the applier has to go on first.
 func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
-	j.users = newUsers(j.r.a.cfg.Store.Partitions())
+	j.users = newUsers(j.store.Partitions())
 	for {
 		j.read = 0
 		if err := j.load(ctx); err != nil {
@@ -238,7 +239,7 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 		}
 		if !j.began {
 			j.began = true
-			j.r.log.Info("rebuilding from the journal", append(j.work.log(), "from", from+1, "through", j.work.through())...)
+			j.log.Info("rebuilding from the journal", append(j.work.log(), "from", from+1, "through", j.work.through())...)
 		}
 		j.report(RebuildRunning)
 		if err := j.readVerdicts(ctx, from); err != nil {
@@ -248,24 +249,24 @@ func (j *rebuildJob) run(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		if j.position() >= j.work.through() {
-			j.r.log.Info("rebuilt from the journal", append(j.work.log(), "through", j.work.through())...)
+			j.log.Info("rebuilt from the journal", append(j.work.log(), "through", j.work.through())...)
 		}
 	}
 }
 
 // load sets each chain to where the store is.
 func (j *rebuildJob) load(ctx context.Context) error {
-	producers, start := j.r.a.applier.identity.Producers, j.r.a.journal.Start() // none is added once the store has been met
+	producers, start := j.identity.Producers, j.journal.Start() // none is added once the store has been met
 	j.chains = j.chains[:0]
 	j.plan = planned{}
-	for i := range j.r.a.cfg.Store.Partitions() {
+	for i := range j.store.Partitions() {
 		c := &rebuildChain{folder: meter.NewFolder(nil, nil)}
 		for k, producer := range producers {
-			st, err := j.r.a.cfg.Store.Producer(ctx, i, rebuildID(producer.ID, j.work.key()))
+			st, err := j.store.Producer(ctx, i, rebuildID(producer.ID, j.work.key()))
 			if err != nil {
 				return fmt.Errorf("read offset of partition %d: %w", i, err)
 			}
-			c.producer, c.until = producer.ID, min(j.r.a.applier.identity.until(k, i), j.work.through())
+			c.producer, c.until = producer.ID, min(j.identity.until(k, i), j.work.through())
 			// What has left the journal is not counted any more.
 			c.stored, c.position = st.Offset, max(st.Offset, producer.From[i], start-1)
 			if c.position < c.until {
@@ -288,9 +289,9 @@ func (j *rebuildJob) position() uint64 {
 
 // report notes how far the job is.
 func (j *rebuildJob) report(phase string) {
-	start := min(j.r.a.journal.Start(), j.work.through())
+	start := min(j.journal.Start(), j.work.through())
 	through := min(max(j.position(), j.read), j.work.through())
-	j.r.setState(j.work.key(), j.work.through(), RebuildState{
+	j.note(j.work.key(), j.work.through(), RebuildState{
 		Phase: phase, Events: j.work.through() - start + 1, Done: max(through+1, start) - start,
 	})
 }
@@ -301,7 +302,7 @@ func (j *rebuildJob) applied(ctx context.Context) (bool, error) {
 		if c.position >= c.until {
 			continue
 		}
-		st, err := j.r.a.cfg.Store.Producer(ctx, i, c.producer)
+		st, err := j.store.Producer(ctx, i, c.producer)
 		if err != nil {
 			return false, fmt.Errorf("read offset of partition %d: %w", i, err)
 		}
@@ -315,14 +316,14 @@ func (j *rebuildJob) applied(ctx context.Context) (bool, error) {
 // readVerdicts collects the verdicts on the events behind one.
 func (j *rebuildJob) readVerdicts(ctx context.Context, after uint64) error {
 	j.verdicts = seqset.Set{}
-	return j.r.a.readVerdicts(ctx, after, &j.verdicts)
+	return j.source.readVerdicts(ctx, after, &j.verdicts)
 }
 
 // count folds the missed events behind one and applies them.
 func (j *rebuildJob) count(ctx context.Context, after uint64) error {
 	j.read = after
 	n, checked := 0, after
-	err := j.r.a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
+	err := j.source.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
 		if rec.Note != nil {
 			return true, nil
 		}
@@ -385,14 +386,14 @@ func (j *rebuildJob) replan(ctx context.Context, seq uint64) (err error) {
 	}
 	for _, c := range j.chains {
 		c.folder = meter.NewFolder(j.plan.meters, nil)
-		c.folder.Reset(j.r.a.oldestWritten())
+		c.folder.Reset(j.keep.oldestWritten())
 	}
 	return nil
 }
 
 // full says that a fold has as many cells as one Apply should take.
 func (j *rebuildJob) full() bool {
-	limit := j.r.a.cfg.Store.MaxCells()
+	limit := j.store.MaxCells()
 	for _, c := range j.chains {
 		if limit > 0 && c.folder.Cells() >= limit {
 			return true
@@ -409,7 +410,7 @@ func (j *rebuildJob) apply(ctx context.Context, position uint64) error {
 			continue
 		}
 		// The batch in hand is finished although ctx ends; the store's own timeouts bound it.
-		out, err := j.r.a.cfg.Store.Apply(context.WithoutCancel(ctx), &store.Batch{
+		out, err := j.store.Apply(context.WithoutCancel(ctx), &store.Batch{
 			Producer: rebuildID(c.producer, j.work.key()), Session: rebuildSession, Partition: i,
 			Prev: c.stored, Last: last, Days: c.folder.Delta().Days,
 		})
@@ -419,9 +420,9 @@ func (j *rebuildJob) apply(ctx context.Context, position uint64) error {
 		if !out.Applied {
 			return fmt.Errorf("apply to partition %d: the offset %d became %d meanwhile", i, c.stored, out.Offset)
 		}
-		j.r.a.metrics.rebuilt(c.events, c.folder.Stats(), out.Overflow)
+		j.metrics.rebuilt(c.events, c.folder.Stats(), out.Overflow)
 		c.stored, c.position, c.events = last, last, 0
-		c.folder.Reset(j.r.a.oldestWritten())
+		c.folder.Reset(j.keep.oldestWritten())
 	}
 	j.report(RebuildRunning)
 	return nil

@@ -11,14 +11,14 @@ import (
 
 // meterWork counts the past of a meter: the events that fell into epochs without it.
 type meterWork struct {
-	a      *Aggregator
-	meter  *meter.Meter
-	order  rebuildOrder
-	missed seqset.Set
+	restores *restores
+	meter    *meter.Meter
+	order    rebuildOrder
+	missed   seqset.Set
 }
 
-func newMeterWork(a *Aggregator, m *meter.Meter, order rebuildOrder) *meterWork {
-	return &meterWork{a: a, meter: m, order: order, missed: a.history.pastOf(order.Meter).missed}
+func newMeterWork(h *history, restores *restores, m *meter.Meter, order rebuildOrder) *meterWork {
+	return &meterWork{restores: restores, meter: m, order: order, missed: h.pastOf(order.Meter).missed}
 }
 
 func (w *meterWork) key() string           { return w.order.Meter }
@@ -31,7 +31,7 @@ func (w *meterWork) plan(uint64) (planned, error) {
 }
 
 func (w *meterWork) add(f *meter.Folder, seq uint64, v *event.View, user string) bool {
-	if w.a.restores.countsMeter(seq, v.Day(), w.order.Meter) {
+	if w.restores.countsMeter(seq, v.Day(), w.order.Meter) {
 		return false
 	}
 	f.AddMeters(v, user)
@@ -40,11 +40,11 @@ func (w *meterWork) add(f *meter.Folder, seq uint64, v *event.View, user string)
 
 // restoreWork counts the events of days that are restored, by the meters by which they were counted when the days were deleted.
 type restoreWork struct {
-	a     *Aggregator
-	order restoreOrder
+	history *history
+	order   restoreOrder
 }
 
-func newRestoreWork(a *Aggregator, order restoreOrder) *restoreWork { return &restoreWork{a, order} }
+func newRestoreWork(h *history, order restoreOrder) *restoreWork { return &restoreWork{h, order} }
 
 func (w *restoreWork) key() string       { return w.order.key() }
 func (w *restoreWork) log() []any        { return []any{"days", len(w.order.Days)} }
@@ -52,7 +52,7 @@ func (w *restoreWork) through() uint64   { return w.order.Through }
 func (w *restoreWork) wants(uint64) bool { return true }
 
 func (w *restoreWork) plan(seq uint64) (planned, error) {
-	e, through, err := w.a.history.at(seq)
+	e, through, err := w.history.at(seq)
 	if err != nil {
 		return planned{}, err
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // readVerdicts adds the verdicts on the events behind one to a set. They may lie anywhere behind these events.
-func (a *Aggregator) readVerdicts(ctx context.Context, after uint64, verdicts *seqset.Set) error {
-	return a.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
+func (s source) readVerdicts(ctx context.Context, after uint64, verdicts *seqset.Set) error {
+	return s.readRecords(ctx, after, func(rec *journal.Record) (bool, error) {
 		if rec.Note == nil {
 			return true, nil
 		}
@@ -21,8 +21,8 @@ func (a *Aggregator) readVerdicts(ctx context.Context, after uint64, verdicts *s
 }
 
 // readRecords calls f for the records behind after, until it returns false, the journal or ctx ends.
-func (a *Aggregator) readRecords(ctx context.Context, after uint64, f func(*journal.Record) (bool, error)) error {
-	reader, err := a.journal.Reader(after)
+func (s source) readRecords(ctx context.Context, after uint64, f func(*journal.Record) (bool, error)) error {
+	reader, err := s.journal.Reader(after)
 	if err != nil {
 		return err
 	}

@@ -133,7 +133,7 @@ func (o *restoreOrder) key() string { return restorePrefix + o.ID }
 // orderRestore has the days restored that were deleted while fewer days were kept than are asked for now. It comes after this process
 // has taken over its producers, and before anything is folded.
 func (p *applier) orderRestore(ctx context.Context) error {
-	policy := p.a.cfg.Policy
+	policy := p.keep.policy
 	if policy == nil || policy.Raised() == 0 {
 		return nil
 	}
@@ -142,7 +142,7 @@ func (p *applier) orderRestore(ctx context.Context) error {
 		return err
 	}
 	if order != nil {
-		if err := p.a.restores.add(*order, p.a.journal.Start()); err != nil {
+		if err := p.restores.add(*order, p.journal.Start()); err != nil {
 			return fmt.Errorf("order the restore of days: %w", err)
 		}
 		p.log.Info("more days are asked for than were kept, or it is not known how many were; those that are gone from the store are counted again "+
@@ -152,7 +152,7 @@ func (p *applier) orderRestore(ctx context.Context) error {
 			p.log.Warn("some days cannot be restored whole: some of their events may have left the journal, or another replica may have restored its own "+
 				"part of them first", "days", n, "from", order.Incomplete[0].String(), "to", order.Incomplete[n-1].String())
 		}
-		p.a.rebuilder.look()
+		p.ordered()
 	}
 	policy.Restored()
 	return nil
@@ -160,17 +160,16 @@ func (p *applier) orderRestore(ctx context.Context) error {
 
 // newRestore returns the order for what is gone beyond so many days, nil where there is nothing to be done.
 func (p *applier) newRestore(ctx context.Context, raised int) (*restoreOrder, error) {
-	a := p.a
-	start, through := a.journal.Start(), a.journal.End()
-	today := event.DayOf(a.cfg.Now())
+	start, through := p.journal.Start(), p.journal.End()
+	today := event.DayOf(p.now())
 	var days []event.Day
-	for day := a.oldestWritten(); day <= today-event.Day(raised); day++ {
+	for day := p.keep.oldestWritten(); day <= today-event.Day(raised); day++ {
 		days = append(days, day)
 	}
 	if through < start || len(days) == 0 {
 		return nil, nil
 	}
-	versions, err := a.cfg.Store.Versions(ctx, days)
+	versions, err := p.store.Versions(ctx, days)
 	if err != nil {
 		return nil, fmt.Errorf("look which days are gone from the store: %w", err)
 	}
@@ -195,8 +194,8 @@ func (p *applier) newRestore(ctx context.Context, raised int) (*restoreOrder, er
 	if len(order.Days) == 0 {
 		return nil, nil
 	}
-	for _, rebuild := range a.history.orders() {
-		if m := a.history.find(func(m *meter.Meter) bool { return m.Key() == rebuild.Meter }); m != nil {
+	for _, rebuild := range p.history.orders() {
+		if m := p.history.find(func(m *meter.Meter) bool { return m.Key() == rebuild.Meter }); m != nil {
 			order.Meters = append(order.Meters, rebuiltMeter{*m, rebuild.Through})
 		}
 	}
@@ -210,7 +209,7 @@ func (p *applier) journalBegins(ctx context.Context, start uint64) (day event.Da
 	if start <= 1 {
 		return day, nil
 	}
-	err = p.a.readRecords(ctx, start-1, func(rec *journal.Record) (bool, error) {
+	err = p.source.readRecords(ctx, start-1, func(rec *journal.Record) (bool, error) {
 		day = event.DayOf(rec.At)
 		return rec.Note != nil, nil
 	})
@@ -223,10 +222,10 @@ func (p *applier) journalBegins(ctx context.Context, start uint64) (day event.Da
 // otherRestored says that another data directory has restored days in the same store. A day that holds something may then be one that
 // was gone and has its part alone.
 func (p *applier) otherRestored(ctx context.Context) (bool, error) {
-	if !p.a.cfg.Shared {
+	if !p.shared {
 		return false, nil
 	}
-	producers, err := p.a.cfg.Store.Producers(ctx)
+	producers, err := p.store.Producers(ctx)
 	if err != nil {
 		return false, fmt.Errorf("look whether another replica has restored days: %w", err)
 	}

@@ -2,46 +2,12 @@ package aggregator
 
 import (
 	"context"
-	"time"
 
 	"usaged/aggregator/event"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
 	"usaged/aggregator/store"
 )
-
-// keptDays returns for how many UTC days, today included, rollups are kept.
-func (a *Aggregator) keptDays() int {
-	if a.cfg.Policy == nil {
-		return a.cfg.Retention
-	}
-	return max(a.cfg.Retention, a.cfg.Policy.Kept())
-}
-
-// writtenDays returns for how many UTC days, today included, rollups are written: as many as are kept, as far as that is known.
-func (a *Aggregator) writtenDays() int {
-	if a.cfg.Policy == nil {
-		return a.cfg.Retention
-	}
-	return max(a.cfg.Retention, a.cfg.Policy.Written())
-}
-
-// oldestWritten returns the oldest UTC day that events are added to. That is as far back as a store that is told what to delete has any
-// days, and further than can be asked for: who asks for more days later has the events that were applied meanwhile. A store whose
-// days expire by themselves forgets at once what is added to a day that has.
-func (a *Aggregator) oldestWritten() event.Day {
-	return event.DayOf(a.cfg.Now()) - event.Day(a.writtenDays()+graceDays) + 1
-}
-
-// oldestStored returns the oldest UTC day whose rollups are not deleted where so many days are kept.
-func (a *Aggregator) oldestStored(days int) event.Day {
-	return event.DayOf(a.cfg.Deletion()) - event.Day(days+graceDays) + 1
-}
-
-// journalDeadline returns the time before which segments of the journal are deleted where so many days are kept.
-func (a *Aggregator) journalDeadline(days int) time.Time {
-	return a.cfg.Deletion().AddDate(0, 0, -(days + graceDays))
-}
 
 // Retention is how many days can be read and are kept, and what is going to be deleted because fewer are asked for.
 type Retention struct {
@@ -58,7 +24,7 @@ type Retention struct {
 
 // Retention says how many days are kept, and what is going to be deleted. It asks the store only where something is.
 func (a *Aggregator) Retention(ctx context.Context) (*Retention, error) {
-	r := &Retention{State: retention.State{Days: a.cfg.Retention, Kept: a.keptDays()}, To: -1}
+	r := &Retention{State: retention.State{Days: a.cfg.Retention, Kept: a.keep.keptDays()}, To: -1}
 	if a.cfg.Policy != nil {
 		r.State = a.cfg.Policy.State()
 	}
@@ -68,16 +34,16 @@ func (a *Aggregator) Retention(ctx context.Context) (*Retention, error) {
 	}
 	wait := max(0, r.Due.Sub(a.cfg.Deletion()))
 	for _, seg := range a.journal.Segments() {
-		if seg.Sealed && seg.Newest.Before(a.journalDeadline(r.Days).Add(wait)) {
+		if seg.Sealed && seg.Newest.Before(a.keep.journalDeadline(r.Days).Add(wait)) {
 			r.Raw += seg.Last + 1 - seg.First
 		}
 	}
-	first := a.oldestStored(r.Kept)
+	first := a.keep.oldestStored(r.Kept)
 	var days []event.Day
-	for day := first; day < a.oldestStored(r.Days); day++ {
+	for day := first; day < a.keep.oldestStored(r.Days); day++ {
 		days = append(days, day)
 	}
-	types, err := a.cfg.Store.Types(ctx, days)
+	types, err := a.store.Types(ctx, days)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +76,10 @@ func (a *Aggregator) ApplyRetention(ctx context.Context) (*Retention, error) {
 
 // announceExpiry says in the log, once for each time that it is decided, what is going to be deleted.
 func (p *applier) announceExpiry(ctx context.Context) {
-	if p.a.cfg.Policy == nil || p.a.cfg.Policy.State().Due.Equal(p.announced) {
+	if p.keep.policy == nil || p.keep.policy.State().Due.Equal(p.announced) {
 		return
 	}
-	r, err := p.a.Retention(ctx)
+	r, err := p.retention(ctx)
 	if err != nil || !r.Pending() || r.Due.Equal(p.announced) {
 		return // where the store is away it is said in a minute
 	}
@@ -128,26 +94,26 @@ func (p *applier) announceExpiry(ctx context.Context) {
 // extend has the days that are in a store whose days expire by themselves kept for as long as the present retention says: after a start,
 // because it may have been raised, and each day, because a replica with a lower one may have written some.
 func (p *applier) extend(ctx context.Context) {
-	ext, ok := p.a.cfg.Store.(store.Extender)
+	ext, ok := p.store.(store.Extender)
 	if !ok || p.extended == p.day {
 		return
 	}
 	var rollups []meter.Rollup
-	for _, m := range p.a.Meters() {
+	for _, m := range p.history.current() {
 		rollups = append(rollups, meter.MeterRollup(m.Key(), meter.ByUser), meter.MeterRollup(m.Key(), meter.ByReference))
 	}
 	var days []event.Day
-	for day := p.day - event.Day(p.a.writtenDays()) + 1; day <= p.day+1; day++ { // senders may be ahead of midnight
+	for day := p.day - event.Day(p.keep.writtenDays()) + 1; day <= p.day+1; day++ { // senders may be ahead of midnight
 		days = append(days, day)
 	}
 	removed, err := ext.Extend(ctx, days, rollups)
 	if removed > 0 {
-		p.a.metrics.tornDays.AddInt64(int64(removed))
+		p.metrics.tornDays.AddInt64(int64(removed))
 		p.log.Error("the users of event types had expired before the counts of the same day, which are removed, so that answers agree; their events "+
 			"are missing in the figures of these days: empty the store to have all counted again from the journals", "types", removed)
 	}
 	if err != nil {
-		p.a.metrics.storeErrors.Inc()
+		p.metrics.storeErrors.Inc()
 		p.log.Warn("the expiry of days in the store could not be extended; retrying in a minute", "err", err)
 		return
 	}

@@ -51,15 +51,15 @@ func (id *identity) disowned(ctx context.Context, st Progress, end uint64, conte
 // disown begins a new producer where disowned says so.
 func (p *applier) disown(ctx context.Context) error {
 	id := p.identity
-	d, err := id.disowned(ctx, p.a.cfg.Store, p.a.journal.End(), p.digestOf)
+	d, err := id.disowned(ctx, p.store, p.journal.End(), p.digestOf)
 	if err != nil || d.reason == "" {
 		return err
 	}
 	if !id.Fenced { // then it is told apart by the gauge of its own
-		p.a.metrics.storeAhead.Set(1)
+		p.metrics.storeAhead.Set(1)
 	}
 	if d.doubts > 0 {
-		p.a.metrics.doubtful.AddInt64(int64(d.doubts))
+		p.metrics.doubtful.AddInt64(int64(d.doubts))
 		p.log.Error("events may be counted twice: another process, which ran on a block-level copy of this disk, may have had them in its journal too; "+
 			"compare the two journals with `usagectl journal cat`", "events", d.doubts)
 	}
@@ -71,8 +71,8 @@ func (p *applier) disown(ctx context.Context) error {
 }
 
 // digestOf reads an event of the journal, whatever its partition. It is safe for concurrent use.
-func (p *applier) digestOf(seq uint64) (digest uint64, ok bool, err error) {
-	err = p.records(seq-1, func(rec *journal.Record) bool {
+func (c *counting) digestOf(seq uint64) (digest uint64, ok bool, err error) {
+	err = c.records(seq-1, func(rec *journal.Record) bool {
 		digest, ok = digestIn(rec, seq)
 		return !ok && rec.First <= seq
 	})
@@ -124,16 +124,16 @@ func (p *applier) noticeAhead(ctx context.Context) error {
 		return nil
 	}
 	for i := range p.partitions {
-		met, err := p.a.cfg.Store.Producer(ctx, i, p.identity.last().ID)
+		met, err := p.store.Producer(ctx, i, p.identity.last().ID)
 		if err != nil {
 			return err
 		}
-		before, err := p.a.cfg.Store.Producer(ctx, i, p.identity.Producers[k].ID)
+		before, err := p.store.Producer(ctx, i, p.identity.Producers[k].ID)
 		if err != nil {
 			return err
 		}
 		if met.Session == 0 && before.Offset > p.identity.until(k, i) {
-			p.a.metrics.storeAhead.Set(1)
+			p.metrics.storeAhead.Set(1)
 			p.log.Warn("the store holds events that this journal does not: they were accepted after the backup or the copy was made",
 				"partition", i, "counted", before.Offset, "journal", p.identity.until(k, i))
 		}
@@ -157,7 +157,7 @@ func (p *applier) addProducer(from []uint64, before *uint64, why string) error {
 // The session is durable before the store sees it. A crash before the store has confirmed it in every partition leaves a
 // directory that knows it as its own, and that is still to be compared with the store: Opened stays until then.
 func (p *applier) takeOver(ctx context.Context) error {
-	highest, offsets, err := p.identity.highestSession(ctx, p.a.cfg.Store)
+	highest, offsets, err := p.identity.highestSession(ctx, p.store)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (p *applier) takeOver(ctx context.Context) error {
 		return err
 	}
 	for i, offset := range offsets {
-		out, err := p.a.cfg.Store.Apply(ctx, &store.Batch{
+		out, err := p.store.Apply(ctx, &store.Batch{
 			Producer: p.identity.last().ID, Session: p.identity.Session, Partition: i, Prev: offset, Last: offset,
 		})
 		if err != nil {
@@ -175,7 +175,7 @@ func (p *applier) takeOver(ctx context.Context) error {
 			return fmt.Errorf("an earlier process still applies (offset %d became %d)", offset, out.Offset)
 		}
 	}
-	return p.note(func(next *identity) { next.confirm(p.a.journal.End()) })
+	return p.note(func(next *identity) { next.confirm(p.journal.End()) })
 }
 
 // highestSession returns the highest session that this directory or the store knows of the last producer, and the producer's

@@ -85,18 +85,18 @@ const readAttempts = 5
 func (p *applier) noteReading(c *partition, err error) {
 	switch {
 	case isReadError(err):
-		p.a.metrics.readErrors.Inc()
+		p.metrics.readErrors.Inc()
 		if c.unread++; c.unread < readAttempts || c.stopped {
 			return
 		}
 		c.stopped = true
-		p.a.metrics.stopped.Add(1)
+		p.metrics.stopped.Add(1)
 		p.log.Error("the journal cannot be read, so a partition takes no events: look at the disk, its file system and the limit of open files. "+
 			"Events are accepted, and none is lost or taken for damaged; applying goes on by itself when the journal can be read",
 			"partition", c.index, "attempts", c.unread, "err", err)
 	case err == nil:
 		if c.stopped {
-			p.a.metrics.stopped.Add(-1)
+			p.metrics.stopped.Add(-1)
 			p.log.Info("the journal can be read again", "partition", c.index)
 		}
 		c.unread, c.stopped = 0, false
