@@ -231,11 +231,14 @@ func batchOf(d *modelDir, k int, known store.Producer, position, until uint64) *
 		}
 	}
 	counted := meter.Series{Family: meter.FamilyEvents, A: "chat"}
-	return &store.Batch{
+	b := &store.Batch{
 		Producer: d.id.Producers[k].ID, Prev: known.Offset, Last: max(until, known.Offset),
-		Days:   map[event.Day]*meter.DayDelta{0: {Types: types}},
 		Totals: meter.Totals{counted: known.Totals[counted] + uint64(len(types))},
 	}
+	if len(types) > 0 { // a batch with days must move the offset
+		b.Days = map[event.Day]*meter.DayDelta{0: {Types: types}}
+	}
+	return b
 }
 
 // wrong lets every process restart and count what it has, and says what is not as it must be.
