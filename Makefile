@@ -98,7 +98,7 @@ bench: build ## measure a daemon of its own with usagectl bench, then the Go ben
 .PHONY: bench-score
 bench-score: ## how soon drops are told, and false alarms, beside others (TRACE=file: on your events; TIMES=12, JSON=file)
 	USAGE_BENCH_SCORE=1 USAGE_BENCH_TRACE='$(if $(TRACE),$(abspath $(TRACE)))' USAGE_BENCH_TIMES='$(TIMES)' \
-	    USAGE_BENCH_JSON='$(if $(JSON),$(abspath $(JSON)))' $(GO) test -count=1 -timeout 6h -v -run '^TestBenchScore$$' ./rules
+	    USAGE_BENCH_JSON='$(if $(JSON),$(abspath $(JSON)))' $(GO) test -count=1 -timeout 6h -v -run '^TestBench' ./rules
 
 .PHONY: bench-diff
 bench-diff: ## Go benchmarks of the tree against BASE=HEAD (BENCH=., COUNT=6)

@@ -73,6 +73,7 @@ type Config struct {
 	Meters   Rebuilder
 	Tails    Tailer
 	Quiet    QuietTimes
+	Accepted AcceptedNormals
 	Clock    Clock
 	// Retention says how many days are kept.
 	Retention Retainer
@@ -197,6 +198,7 @@ func (c *Config) validate() error {
 	need(c.Meters != nil, "Meters")
 	need(c.Tails != nil, "Tails")
 	need(c.Quiet != nil, "Quiet")
+	need(c.Accepted != nil, "Accepted")
 	need(c.Tokens != nil, "Tokens")
 	need(c.Logger != nil, "Logger")
 	need(c.Set != nil, "Set")

@@ -320,7 +320,7 @@ func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
 	}
 	r.cfg = api.Config{
 		Accepter: r.journal, Reader: r.rollups, Ledger: books{}, Meters: &rebuilds{}, Tails: tailless{errDisk}, Tokens: tokens,
-		Health: healthOf{drop()}, Quiet: newQuiet(t), Backfill: newBackfills(), Clock: &wrongClock{}, Retention: &lowered{},
+		Health: healthOf{drop()}, Quiet: newQuiet(t), Accepted: newAccepted(t), Backfill: newBackfills(), Clock: &wrongClock{}, Retention: &lowered{},
 		Now: func() time.Time { return noon }, Logger: slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
 		Set: r.set, Registerer: r.reg,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),

@@ -14,6 +14,9 @@ import (
 type HealthReader interface {
 	// Report returns what the rules recorded last.
 	Report(ctx context.Context) (*health.Report, error)
+	// Left returns what part of the expected events of a type is left while a drop is told. The error is health.ErrNoDrop (errors.Is) where
+	// none is.
+	Left(ctx context.Context, eventType string) (float64, error)
 	// Source names where they did.
 	Source() string
 }
@@ -64,7 +67,9 @@ func (s *stream) health(r *health.Report) {
 
 // subject encodes the fields of an event type.
 func (s *stream) subject(t *health.Subject) {
-	s.raw(`"mode":"` + t.Mode + `","score":`)
+	s.raw(`"mode":"` + t.Mode + `","judged":`)
+	s.boolean(t.Judged)
+	s.raw(`,"score":`)
 	s.float(t.Score)
 	s.raw(`,"since":`)
 	s.time(t.Since, time.RFC3339)

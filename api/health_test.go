@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"usaged/api"
+	"usaged/rules/accept"
 	"usaged/rules/health"
 	"usaged/rules/quiet"
 )
@@ -20,6 +21,12 @@ import (
 type healthOf struct{ report *health.Report }
 
 func (h healthOf) Report(context.Context) (*health.Report, error) { return h.report, nil }
+func (h healthOf) Left(_ context.Context, eventType string) (float64, error) {
+	if eventType != "sql_generation" {
+		return 0, health.ErrNoDrop
+	}
+	return 0.6, nil
+}
 func (h healthOf) Source() string                                 { return "the test" }
 
 // drop is the report of a drop.
@@ -43,6 +50,16 @@ type nobody struct{ err error }
 
 func (n nobody) Query(context.Context, string, time.Time) (model.Vector, error) { return nil, n.err }
 func (n nobody) String() string                                                 { return "the Prometheus at http://nowhere" }
+
+// newAccepted is a data directory in which nothing was accepted.
+func newAccepted(t testing.TB) *accept.Normals {
+	t.Helper()
+	normals, err := accept.Open(accept.Config{Path: filepath.Join(t.TempDir(), "accepted.json"), Now: func() time.Time { return noon }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return normals
+}
 
 // newQuiet is a data directory with one quiet time.
 func newQuiet(t testing.TB) *quiet.Times {

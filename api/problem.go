@@ -22,6 +22,7 @@ const (
 	notFound
 	unknownMeter
 	unknownQuiet
+	nothingToAccept
 	healthOff
 	prometheusOff
 	methodNotAllowed
@@ -64,6 +65,7 @@ var classes = [numClasses]struct {
 	foreignUser:          {"foreign_user", http.StatusForbidden, true, ""},
 	notFound:             {"not_found", http.StatusNotFound, false, ""},
 	unknownMeter:         {"unknown_meter", http.StatusNotFound, false, ""},
+	nothingToAccept:      {"nothing_to_accept", http.StatusConflict, false, ""},
 	unknownQuiet:         {"unknown_quiet", http.StatusNotFound, false, ""},
 	healthOff:            {"health_off", http.StatusNotFound, false, ""},
 	prometheusOff:        {"prometheus_off", http.StatusNotFound, false, ""},

@@ -46,6 +46,7 @@ func (a *API) routes() []route {
 		{get, "/api/v1/usage/meters", "meters", statusRoles, true, "what the meters count", a.getMeters},
 		{post, "/api/v1/usage/meters/{meter}/rebuild", "rebuild", operatorRoles, false, "count a meter's past", a.postRebuild},
 		{get, "/api/v1/usage/health", "health", statusRoles, true, "score, mode, and why", a.getHealth},
+		{post, "/api/v1/usage/health/accept", "health-accept", operatorRoles, false, "accept a new normal of a type", a.postHealthAccept},
 		{get, "/api/v1/usage/quiet", "quiet", statusRoles, true, "planned quiet times", a.getQuiet},
 		{post, "/api/v1/usage/quiet", "quiet-add", operatorRoles, false, "plan a quiet time", a.postQuiet},
 		{del, "/api/v1/usage/quiet/{id}", "quiet-end", operatorRoles, false, "end a quiet time", a.deleteQuiet},

@@ -13,6 +13,7 @@ import (
 // Paths of the score and of quiet times, for [Client.Get].
 const (
 	HealthPath = "/api/v1/usage/health"
+	AcceptPath = "/api/v1/usage/health/accept"
 	QuietPath  = "/api/v1/usage/quiet"
 )
 
@@ -26,8 +27,10 @@ type Health struct {
 
 // Subject is the score of an event type, or of all of them.
 type Subject struct {
-	// Mode is normal, watch, degraded, critical or unknown.
+	// Mode is normal, watch, degraded, critical, unjudged or unknown.
 	Mode string `json:"mode"`
+	// Judged says whether activity is part of the score.
+	Judged bool `json:"judged"`
 	// Score is from 0 to 100, nil where it is unknown.
 	Score *float64 `json:"score"`
 	// Since is when the mode became what it is; nil where nobody remembers.
@@ -102,6 +105,32 @@ func members[T any](dec *jsontext.Decoder, list *[]Named[T]) error {
 	}
 	_, err = dec.ReadToken()
 	return err
+}
+
+// NewNormal is what an operator has accepted of an event type.
+type NewNormal struct {
+	EventType string `json:"event_type"`
+	// Ratio is what is expected from now on, as a part of what was expected before.
+	Ratio      float64   `json:"ratio"`
+	AcceptedAt time.Time `json:"accepted_at"`
+}
+
+// AcceptNormal accepts what is left of an event type, while a drop is told, as its new normal.
+func (c *Client) AcceptNormal(ctx context.Context, eventType, reason string) (*NewNormal, error) {
+	body, err := json.Marshal(struct {
+		EventType string `json:"event_type"`
+		Reason    string `json:"reason,omitempty"`
+	}{eventType, reason})
+	if err != nil {
+		return nil, fmt.Errorf("encode what is accepted: %w", err)
+	}
+	answer, err := c.do(ctx, request{
+		method: http.MethodPost, path: AcceptPath, body: body, header: http.Header{"Content-Type": {"application/json"}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return parse[NewNormal](AcceptPath, answer)
 }
 
 // Quiet is a planned quiet time.

@@ -70,7 +70,9 @@ func exported(t *testing.T) schema {
 	for name := range redis.Help() {
 		s.scraped(name, "class")
 	}
-	s.scraped("usaged_quiet", "event_type")
+	for _, name := range []string{"usaged_quiet", "usaged_accepted_activity_ratio", "usaged_accepted_activity_timestamp_seconds"} {
+		s.scraped(name, "event_type")
+	}
 	return s
 }
 
@@ -91,7 +93,8 @@ func (s schema) describe(c prometheus.Collector) {
 	}
 }
 
-// record adds what rule files record, in the order in which they read each other, and checks them.
+// record adds what rule files record, and checks them. Rules read what others have recorded before, also such as come behind them: so their
+// labels are known when no pass over the files finds more.
 func (s schema) record(t *testing.T) {
 	t.Helper()
 	files := [][]byte{}
@@ -103,21 +106,38 @@ func (s schema) record(t *testing.T) {
 		files = append(files, data)
 	}
 	s["ALERTS"] = namesOf("alertname", "alertstate")
+	var rules []rulefmt.Rule
 	for _, data := range files {
 		file, errs := rulefmt.Parse(data, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
 		for _, err := range errs {
 			t.Fatal(err)
 		}
 		for _, group := range file.Groups {
-			for _, rule := range group.Rules {
-				s.rule(t, rule)
-			}
+			rules = append(rules, group.Rules...)
+		}
+	}
+	for found := -1; found != s.size(); {
+		found = s.size()
+		for _, rule := range rules {
+			s.rule(rule)
+		}
+	}
+	for _, rule := range rules {
+		for _, err := range s.rule(rule) {
+			t.Errorf("rule %s%s: %v", rule.Record, rule.Alert, err)
 		}
 	}
 }
 
-func (s schema) rule(t *testing.T, rule rulefmt.Rule) {
-	t.Helper()
+// size is how many names and labels are known.
+func (s schema) size() (n int) {
+	for _, labels := range s {
+		n += 1 + len(labels)
+	}
+	return n
+}
+
+func (s schema) rule(rule rulefmt.Rule) (faults []error) {
 	name := rule.Record
 	if rule.Alert != "" {
 		name = "ALERTS"
@@ -125,10 +145,8 @@ func (s schema) rule(t *testing.T, rule rulefmt.Rule) {
 		s[name] = names{} // a rule of several may read one of the others
 	}
 	labels, faults := s.check(rule.Expr)
-	for _, err := range faults {
-		t.Errorf("rule %s%s: %v", rule.Record, rule.Alert, err)
-	}
 	s[name] = s[name].and(slices.Collect(maps.Keys(labels))...).and(slices.Collect(maps.Keys(rule.Labels))...)
+	return faults
 }
 
 // plain puts something for the variables, so that an expression can be parsed.

@@ -10,10 +10,10 @@ import (
 	"strconv"
 	"testing"
 	"text/tabwriter"
-	"time"
 )
 
-// What make bench-score sets: that the whole is to be played, a trace to play instead, how many times, and a file for the table as JSON.
+// What make bench-score sets: that the whole is to be played, a trace to play instead, how many drops of each depth, and a file for the
+// table as JSON.
 const (
 	scoreEnv = "USAGE_BENCH_SCORE"
 	traceEnv = "USAGE_BENCH_TRACE"
@@ -21,228 +21,231 @@ const (
 	jsonEnv  = "USAGE_BENCH_JSON"
 )
 
-// row is a line of the table: what the detectors made of one kind of trial.
+const (
+	// drawn is how long made traffic is, longest what is played of a recording.
+	drawn   = 10 * minutesPerWeek
+	longest = 14 * minutesPerWeek
+	// inTime is within how many minutes a drop shall be told.
+	inTime = 30
+)
+
+// changes are what is done to traffic: how many times as many events there are.
+var changes = []float64{0.5, 0.3, 0.1, 0, 3}
+
+// row is a line of the table: what was told of one subject.
 type row struct {
-	Traffic   string            `json:"traffic"`
-	Scenario  string            `json:"scenario"`
-	Trials    int               `json:"trials"`
-	Detectors map[string]result `json:"detectors"`
+	Traffic   string              `json:"traffic"`
+	Days      float64             `json:"days"` // in which there was nothing to tell
+	Alarms    int                 `json:"false_alarms"`
+	Incidents int                 `json:"false_incidents"`
+	Times     int                 `json:"times"`       // of each change
+	InTime    map[string]int      `json:"told_in_30m"` // by what was left
+	Rivals    map[string]rivalRow `json:"rivals"`
 }
 
-// result counts in how many trials an alert came in time, and alarms about nothing.
-type result struct {
-	Within30m     int     `json:"within_30m"`
-	Within1h      int     `json:"within_1h"`
-	Within12h     int     `json:"within_12h"`
-	Ever          int     `json:"ever"`
-	MedianMinutes int     `json:"median_minutes"` // -1 where fewer than half were told
-	Alarms        int     `json:"false_alarms"`
-	Days          float64 `json:"days"` // in which there was nothing to tell
+// rivalRow is what a rival told of the same, with the limit that has as many false incidents.
+type rivalRow struct {
+	Incidents int            `json:"false_incidents"`
+	InTime    map[string]int `json:"told_in_30m"`
 }
 
-func (b *scoreboard) rows() (list []row) {
-	sums := b.sum()
-	var keys [][2]string
-	for _, o := range b.list {
-		if key := [2]string{o.subject, o.scenario}; !slices.Contains(keys, key) {
-			keys = append(keys, key)
-		}
-	}
-	for _, key := range keys {
-		r := row{Traffic: key[0], Scenario: key[1], Detectors: map[string]result{}}
-		for _, d := range detectors {
-			s := sums[[3]string{key[0], key[1], d}]
-			r.Trials = s.trials
-			r.Detectors[d] = result{
-				Within30m: s.within(30), Within1h: s.within(60), Within12h: s.within(720), Ever: len(s.delays),
-				MedianMinutes: s.median(), Alarms: s.alarms, Days: s.days,
-			}
-		}
-		list = append(list, r)
-	}
-	return list
-}
-
-// printRows writes the table: trials with something to tell, and those without.
-func printRows(w io.Writer, rows []row) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprint(t, "traffic\tscenario\ttrials")
-	for _, name := range []string{"usaged", "half of the mean", "mean - 3 sigma", "adaptive band"} {
-		fmt.Fprintf(t, "\t| %s\t\t\t", name)
-	}
-	fmt.Fprint(t, "\n\t\t\t| 30m\t12h\tmedian\tfalse\t| 30m\t12h\tmedian\tfalse\t| 30m\t12h\tmedian\tfalse\t| 30m\t12h\tmedian\tfalse\n")
-	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%d", r.Traffic, r.Scenario, r.Trials)
-		for _, d := range detectors {
-			v := r.Detectors[d]
-			if r.Scenario == undisturbed {
-				fmt.Fprintf(t, "\t|\t\t\t%.2f/28d", float64(v.Alarms)/v.Days*28)
-				continue
-			}
-			median := "-"
-			if v.MedianMinutes >= 0 {
-				median = (time.Duration(v.MedianMinutes) * time.Minute).String()
-				median = median[:len(median)-2]
-			}
-			fmt.Fprintf(t, "\t| %d\t%d\t%s\t%d", v.Within30m, v.Within12h, median, v.Alarms)
-		}
-		fmt.Fprintln(t)
-	}
-	return t.Flush()
-}
-
-// TestBenchScore plays what is in docs/detection.md and prints the table.
+// TestBenchScore plays what is in docs/detection.md and prints the tables.
 func TestBenchScore(t *testing.T) {
 	if os.Getenv(scoreEnv) == "" {
 		t.Skip("make bench-score runs it: it takes a while")
 	}
-	times := 12
+	times := 16
 	if n, err := strconv.Atoi(os.Getenv(timesEnv)); err == nil && n > 0 {
 		times = n
 	}
-	b := &scoreboard{}
+	var list []subject
 	if path := os.Getenv(traceEnv); path != "" {
-		benchTrace(t, b, path, times)
-		b.tell(t)
-		return
-	}
-	benchMade(t, b, times)
-	b.tell(t)
-	for _, path := range realTraces() {
-		benchTrace(t, b, path, max(1, times/3))
-		b.tell(t)
-	}
-	benchOther(t, b, times)
-	b.tell(t)
-}
-
-// tell prints what has been added since it was called last, and writes all.
-func (b *scoreboard) tell(t *testing.T) {
-	t.Helper()
-	rows := b.rows()
-	if err := printRows(os.Stdout, rows[b.told:]); err != nil {
-		t.Fatal(err)
-	}
-	b.told = len(rows)
-	path := os.Getenv(jsonEnv)
-	if path == "" {
-		return
-	}
-	text, err := json.MarshalIndent(rows, "", " ")
-	if err == nil {
-		err = os.WriteFile(path, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// realTraces returns the traces of the real data that there are.
-func realTraces() (list []string) {
-	for _, name := range []string{"events/wikiticker-2015-09-12-sampled.json.gz", "llm_usage/aider_analytics_2024-08_2025-04.jsonl.gz"} {
-		dir := os.Getenv("USAGE_TESTDATA")
-		if dir == "" {
-			dir = "../../shared/data"
+		list = traceSubjects(t, path)
+	} else {
+		for _, path := range recordings() {
+			list = append(list, traceSubjects(t, path)...)
 		}
-		if _, err := os.Stat(dir + "/" + name); err == nil {
-			list = append(list, dir+"/"+name)
+		list = append(list, madeSubjects()...)
+	}
+	var rows []row
+	for _, s := range list {
+		rows = append(rows, benchSubject(t, s, times))
+		if err := printRows(os.Stdout, rows[len(rows)-1:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if path := os.Getenv(jsonEnv); path != "" {
+		text, err := json.MarshalIndent(rows, "", " ")
+		if err == nil {
+			err = os.WriteFile(path, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// recordings returns the files of recorded traffic that there are.
+func recordings() (list []string) {
+	dir := os.Getenv("USAGE_TESTDATA")
+	if dir == "" {
+		dir = "../../shared/data"
+	}
+	for _, name := range []string{"nasa", "calls", "bike"} {
+		if path := dir + "/traffic/" + name + ".csv.gz"; exists(path) {
+			list = append(list, path)
 		}
 	}
 	return list
 }
 
-var depths = []float64{0.3, 0.5, 0.7, 0.9, 1}
-
-// undisturbed is the scenario in which nothing happens.
-const undisturbed = "nothing, 28 days"
-
-// benchMade plays made traffic: drops at any time of the week, at which so many events an hour are expected, and months without.
-func benchMade(t *testing.T, b *scoreboard, times int) {
-	t.Helper()
-	kinds := map[string]func(float64) func(*rand.Rand, int) []float64{"steady": steady, "bursty": bursty}
-	fast, slow := []float64{200, 500, 1000, 5000, 50000}, []float64{5, 20, 50, 100}
-	for _, kind := range []string{"steady", "bursty"} {
-		for i := range times {
-			random := rand.New(rand.NewPCG(uint64(i), 1))
-			start := anyTime(random)
-			of := func(rates []float64) (list []subject) {
-				for _, rate := range rates {
-					list = append(list, subject{name: fmt.Sprintf("%s, %g/h", kind, rate), draw: kinds[kind](rate / season(start))})
-				}
-				return list
-			}
-			b.drops(t, random, of(fast), depths, span{start, start + 2*60}, 60)
-			if i < max(1, times/2) {
-				b.drops(t, random, of(slow), depths, span{start, start + 24*60}, 60)
-			}
-		}
-		for i := range max(1, times/4) {
-			var list []subject
-			for _, rate := range append(slices.Clone(slow), fast...) {
-				list = append(list, subject{name: fmt.Sprintf("%s, %g/h", kind, rate), draw: kinds[kind](rate)})
-			}
-			b.month(t, rand.New(rand.NewPCG(uint64(i), 2)), list)
-		}
-	}
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
-// benchTrace plays what was recorded.
-func benchTrace(t *testing.T, b *scoreboard, path string, times int) {
+// traceSubjects reads a trace, whose counts of five minutes and more are spread over their minutes at random.
+func traceSubjects(t testing.TB, path string) []subject {
 	t.Helper()
 	tr, err := readTrace(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.length < 20*time.Hour {
-		t.Fatalf("%s is %v long: give a day at least", path, tr.length)
-	}
 	list := tr.subjects(8)
+	if len(list) > 1 {
+		list = list[1:] // without all together: each is all of its world
+	}
 	for i := range list {
 		list[i].name = fmt.Sprintf("%s, %.3g/h", list[i].name, list[i].perHour)
-		if list[i].minutes == 0 {
-			list[i].name += ", replayed"
-		}
 	}
+	return list
+}
+
+// madeSubjects are steady and bursty traffic.
+func madeSubjects() (list []subject) {
+	for _, rate := range []float64{20, 100, 200, 500, 1000, 5000} {
+		list = append(list, subject{name: fmt.Sprintf("steady, %g/h", rate), draw: steady(rate)})
+	}
+	for _, rate := range []float64{200, 1000, 5000} {
+		list = append(list, subject{name: fmt.Sprintf("bursty, %g/h", rate), draw: bursty(rate)})
+	}
+	return list
+}
+
+// benchSubject plays a subject as it is, counting alarms, and at so many times what happens when it changes.
+func benchSubject(t testing.TB, s subject, times int) row {
+	t.Helper()
+	random := rand.New(rand.NewPCG(1, 3))
+	minutes := drawn
+	if s.minutes > 0 {
+		minutes = min(s.minutes, longest)
+	}
+	counts := s.draw(random, minutes)
+	w := newWorld(t)
+	p := w.player(counts)
+	r := row{Traffic: s.name, InTime: map[string]int{}, Rivals: map[string]rivalRow{}}
+	from := 4*minutesPerWeek + minutesPerDay
+	h := newRecord(counts)
+	var starts []int
+	var limits [][]float64
+	var changed [][][]float64
 	for i := range times {
-		random := rand.New(rand.NewPCG(uint64(i), 3))
-		start := anyTime(random)
-		b.drops(t, random, list, []float64{0.5, 0.7, 0.9, 1}, span{start, start + 12*60}, 60)
+		start := p.busy(random, h, from+(minutes-from-120)*i/times, (minutes-from-120)/times)
+		p.life.until(start)
+		starts = append(starts, start)
+		var list [][]float64
+		for _, left := range changes {
+			altered := alter(random, counts[start:start+inTime], left)
+			list = append(list, altered)
+			if p.told(start, altered, left > 1) {
+				r.InTime[changeName(left)]++
+			}
+		}
+		changed = append(changed, list)
 	}
-	for i := range max(1, times/4) {
-		b.month(t, rand.New(rand.NewPCG(uint64(i), 4)), list)
+	p.life.until(minutes - 1)
+	r.Times = len(starts)
+	r.Days = float64(minutes-from) / minutesPerDay
+	r.Alarms, r.Incidents = incidents(about(p.life.fired(), alerts...), from)
+	drops := about(p.life.fired(), alerts[:3]...)
+	_, equal := incidents(drops, from)
+	_ = limits
+	for _, v := range rivals {
+		r.Rivals[v.name] = benchRival(v, h, span{from, minutes}, starts, changed, equal)
 	}
+	return r
 }
 
-// anyTime returns a half hour of the week after the history.
-func anyTime(random *rand.Rand) int {
-	return history + minutesPerDay + random.IntN(minutesPerWeek/30)*30
-}
-
-// drops plays a drop of each depth in each subject.
-func (b *scoreboard) drops(t *testing.T, random *rand.Rand, subjects []subject, depths []float64, harm span, after int) {
-	t.Helper()
-	s := span{harm.from - 30, harm.to + settle + after}
-	var trials []trial
-	for _, subject := range subjects {
-		for _, depth := range depths {
-			counts := subject.draw(random, s.to+1)
-			drop(random, counts, harm, depth)
-			scenario := fmt.Sprintf("%.0f%% less", depth*100)
-			trials = append(trials, trial{subject: subject.name, scenario: scenario, lane: &lane{name: subject.name + ": " + scenario, counts: counts}, harm: harm})
+// benchRival finds the least limit with no more false incidents than equal, and looks what a rival tells with it.
+func benchRival(v rival, h *record, s span, starts []int, changed [][][]float64, equal int) rivalRow {
+	figures := h.figures(v, s)
+	sorted := slices.Clone(figures)
+	slices.Sort(sorted)
+	limit := sorted[len(sorted)-1]
+	for left := 1.0 / 4096; left < 0.1; left *= 1.1 { // from no alarms on, as long as there are not too many
+		next := sorted[len(sorted)-1-int(left*float64(len(sorted)))]
+		if _, n := incidents(h.alarms(v, figures, s.from, next), s.from); n > equal {
+			break
+		}
+		limit = next
+	}
+	r := rivalRow{InTime: map[string]int{}}
+	_, r.Incidents = incidents(h.alarms(v, figures, s.from, limit), s.from)
+	for i, start := range starts {
+		for c, altered := range changed[i] {
+			if changes[c] > 1 {
+				continue
+			}
+			restore := h.change(start, altered)
+			list := h.alarms(v, h.figures(v, span{start - 60, start + inTime + 1}), start-60, limit)
+			if len(list) > 0 && minuteOf(list[len(list)-1].start) > start {
+				r.InTime[changeName(changes[c])]++
+			}
+			restore()
 		}
 	}
-	b.run(t, trials, noLag, s, time.Minute)
+	return r
 }
 
-// month plays four weeks in which nothing happens, every five minutes: an alert that holds for five minutes needs two evaluations then.
-func (b *scoreboard) month(t *testing.T, random *rand.Rand, subjects []subject) {
-	t.Helper()
-	for _, subject := range subjects {
-		s := span{history, history + 4*minutesPerWeek}
-		if subject.minutes > 0 {
-			s.to = min(s.to, subject.minutes/30*30-30)
-		}
-		counts := subject.draw(random, s.to+1)
-		b.run(t, []trial{{subject: subject.name, scenario: undisturbed, lane: &lane{name: subject.name, counts: counts}}}, noLag, s, 5*time.Minute)
+func changeName(left float64) string {
+	if left > 1 {
+		return fmt.Sprintf("x%g", left)
 	}
+	return fmt.Sprintf("-%.0f%%", 100-100*left)
+}
+
+// alter returns what is left of the events, or what there would be of more.
+func alter(random *rand.Rand, counts []float64, left float64) []float64 {
+	list := make([]float64, len(counts))
+	for i, n := range counts {
+		if list[i] = n * left; left < 1 {
+			list[i] = thin(random, n, left)
+		}
+	}
+	return list
+}
+
+// printRows writes the tables.
+func printRows(w io.Writer, rows []row) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "traffic\twho\tdays\tfalse alarms\tincidents\ttimes")
+	for _, left := range changes {
+		fmt.Fprint(t, "\t", changeName(left))
+	}
+	fmt.Fprintln(t)
+	for _, r := range rows {
+		fmt.Fprintf(t, "%s\tusaged\t%.0f\t%d\t%d\t%d", r.Traffic, r.Days, r.Alarms, r.Incidents, r.Times)
+		for _, left := range changes {
+			fmt.Fprintf(t, "\t%d", r.InTime[changeName(left)])
+		}
+		fmt.Fprintln(t)
+		for _, v := range rivals {
+			fmt.Fprintf(t, "\t%s\t\t\t%d\t", v.name, r.Rivals[v.name].Incidents)
+			for _, left := range changes[:4] {
+				fmt.Fprintf(t, "\t%d", r.Rivals[v.name].InTime[changeName(left)])
+			}
+			fmt.Fprintln(t)
+		}
+	}
+	return t.Flush()
 }

@@ -137,11 +137,24 @@ func (p *past) derived(types int, at time.Time, all bool) {
 			if all {
 				p.add("usage:activity:excess", at, 0.01, "event_type", name, "window", window, "side", "low")
 				p.add("usage:activity:excess", at, 0.02, "event_type", name, "window", window, "side", "both")
-				p.add("usage:activity:deviation", at, 1, "event_type", name, "window", window)
+				p.add("usage:activity:expected", at, v, "event_type", name, "window", window)
 			}
+		}
+		if at.Truncate(time.Hour).Equal(at) {
+			p.restless(name, at)
 		}
 		p.add("usage:timely_events:total", at, at.Sub(epoch).Minutes()*float64(i+1), "event_type", name, "instance", "1")
 	}
+}
+
+// restless adds what the rules record of a type every hour.
+func (p *past) restless(name string, at time.Time) {
+	for window := range p.windows {
+		p.add("usage:activity:restless", at, 0.01, "event_type", name, "window", window, "side", "low")
+		p.add("usage:activity:restless", at, 0.02, "event_type", name, "window", window, "side", "both")
+	}
+	p.add("usage:activity:restless", at, 0.01, "event_type", name, "window", "near", "side", "low")
+	p.add("usage:activity:restless", at, 0.01, "event_type", name, "window", "near", "side", "high")
 }
 
 func (p *past) counters(types int, at time.Time, hours float64) {

@@ -36,17 +36,10 @@ type lane struct {
 	quiet  span      // a planned quiet time
 }
 
-// play has a world live through the lanes: up to the first minute of s as it is after a backfill, which knows what was
-// observed every half hour, and from then on step by step. It returns the alerts of s.
-func (w *world) play(groups []rulefmt.RuleGroup, lanes []*lane, lag func(minute int) float64, s span, step time.Duration) []firing {
+// play has a world live through the lanes from s.from on, behind a past that is written at once, and returns the alerts.
+func (w *world) play(groups []rulefmt.RuleGroup, lanes []*lane, lag func(minute int) float64, s span) []firing {
 	w.t.Helper()
 	w.backfill(windows(w.t, groups), lanes, s.from)
-	past := slices.Clone(groups)
-	for i := range past {
-		past[i].Rules = slices.DeleteFunc(slices.Clone(past[i].Rules), func(r rulefmt.Rule) bool { return r.Record == observed })
-	}
-	w.evaluate(past, at(s.from-10*minutesPerDay), at(s.from-30), 30*time.Minute)
-
 	scraped := s.from - minutesPerDay - 60
 	for _, l := range lanes {
 		w.scrape(l, span{scraped, s.to})
@@ -55,8 +48,13 @@ func (w *world) play(groups []rulefmt.RuleGroup, lanes []*lane, lag func(minute 
 	for m := scraped; m <= s.to; m++ {
 		instance.add(at(m).UnixMilli(), lag(m))
 	}
-	w.evaluate(needed(w.t, groups, timely), at(scraped), at(s.from-1), time.Minute)
-	return w.evaluate(groups, at(s.from), at(s.to), step)
+	total := w.live(needed(w.t, groups, timely))
+	total.now = scraped - 1
+	total.until(s.from - 1)
+	l := w.live(groups)
+	l.now = s.from - 1
+	l.until(s.to)
+	return l.fired()
 }
 
 // windows returns the windows of the rules in minutes.
@@ -77,10 +75,16 @@ func windows(t testing.TB, groups []rulefmt.RuleGroup) map[string]int {
 	return list
 }
 
-// backfill writes what was observed in each window every half hour, and of all types together.
+// backfill writes what was observed in each window every half hour, and of all types together; and that it went up and down in the last
+// eight days no more than independent events do.
 func (w *world) backfill(windows map[string]int, lanes []*lane, end int) {
 	for window, length := range windows {
 		sums := make([]float64, end)
+		for _, l := range append(slices.Clone(lanes), &lane{name: "__all__"}) {
+			for _, side := range []string{"low", "both"} {
+				w.calm(l.name, window, side, end)
+			}
+		}
 		for _, l := range lanes {
 			c := w.named(observed, "event_type", l.name, "window", window)
 			sum := 0.0
@@ -99,6 +103,14 @@ func (w *world) backfill(windows map[string]int, lanes []*lane, end int) {
 		for m := (length + 29) / 30 * 30; m < end; m += 30 {
 			c.add(at(m).UnixMilli(), sums[m])
 		}
+	}
+}
+
+// calm writes that there was no excess in a window, hour by hour.
+func (w *world) calm(name, window, side string, end int) {
+	c := w.named("usage:activity:restless", "event_type", name, "window", window, "side", side)
+	for m := (end - 8*minutesPerDay) / 60 * 60; m < end; m += 60 {
+		c.add(at(m).UnixMilli(), 0)
 	}
 }
 
@@ -134,27 +146,32 @@ func (w *world) scrape(l *lane, s span) {
 	}
 }
 
-// needed returns of the groups the rules that have a name, and those that they read.
+// needed returns of the groups the rules that have a name, and those that they read, before or after them.
 func needed(t testing.TB, groups []rulefmt.RuleGroup, names ...string) []rulefmt.RuleGroup {
 	t.Helper()
-	wanted := map[string]bool{}
-	for _, name := range names {
-		wanted[name] = true
+	rules := map[string][]rulefmt.Rule{}
+	for _, group := range groups {
+		for _, rule := range group.Rules {
+			rules[rule.Record+rule.Alert] = append(rules[rule.Record+rule.Alert], rule)
+		}
 	}
-	kept := slices.Clone(groups)
-	for g := len(kept) - 1; g >= 0; g-- {
-		var list []rulefmt.Rule
-		for _, rule := range slices.Backward(kept[g].Rules) {
-			if !wanted[rule.Record+rule.Alert] {
-				continue
-			}
-			list = append(list, rule)
+	wanted := map[string]bool{}
+	for len(names) > 0 {
+		name := names[0]
+		names = names[1:]
+		if wanted[name] {
+			continue
+		}
+		wanted[name] = true
+		for _, rule := range rules[name] {
 			for _, s := range selectors(t, rule.Expr) {
-				wanted[s.Name] = true
+				names = append(names, s.Name)
 			}
 		}
-		slices.Reverse(list)
-		kept[g].Rules = list
+	}
+	kept := slices.Clone(groups)
+	for g := range kept {
+		kept[g].Rules = slices.DeleteFunc(slices.Clone(kept[g].Rules), func(r rulefmt.Rule) bool { return !wanted[r.Record+r.Alert] })
 	}
 	return kept
 }

@@ -6,8 +6,8 @@
 //	               usage:health:…    the score and the modes
 //	alerts.yml     Usage…            alerts, each with a section in docs/runbooks.md
 //
-// A group is evaluated in order, and no rule reads what a later group records, nor itself: the rules can be evaluated over
-// any stretch of the past in one go.
+// A group is evaluated in order. What is learned of the past is read with an offset of hours or weeks, and usage:activity:down reads what it was a
+// minute before: so the rules are evaluated minute by minute, as time goes on.
 package rules
 
 import "embed"

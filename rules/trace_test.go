@@ -213,7 +213,7 @@ func mend(counts []float64, from, to int) {
 // allTypes names the sum of the types as a subject.
 const allTypes = "all types"
 
-// subjects returns the types with most events, at most so many, and all together. What is long enough and has no gaps is played as it was; of
+// subjects returns the types with most events, at most so many, and all together. What is long enough is played as it was; of
 // others, replay makes weeks, from the days on which there was anything.
 func (tr *trace) subjects(most int) (list []subject) {
 	sum := tr.sum()
@@ -241,7 +241,7 @@ func (tr *trace) subject(name string, counts, sum []float64) subject {
 		}
 	}
 	monday := (8 - int(tr.start.Weekday())) % 7 * minutesPerDay
-	if tr.whole-monday >= wholeTrace && 10*len(kept) >= 9*len(counts) {
+	if tr.whole-monday >= wholeTrace {
 		return recorded(name, counts[monday:tr.whole])
 	}
 	return subject{name: name, perHour: perHour(kept), draw: replay(kept)}

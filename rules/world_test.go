@@ -101,10 +101,13 @@ func (c *column) record(points []promql.FPoint, every, end int64) {
 		c.add(p.T, p.F)
 		next := p.T + every
 		if next <= end && (i+1 == len(points) || points[i+1].T > next) {
-			c.add(next, math.Float64frombits(value.StaleNaN))
+			c.end(next)
 		}
 	}
 }
+
+// end appends the marker that Prometheus writes where a series ends.
+func (c *column) end(at int64) { c.add(at, math.Float64frombits(value.StaleNaN)) }
 
 // evaluate records what the groups record from start to end, every step or at the interval of a group that is slower, and
 // returns the names of the alerts that fired and for which labels and stretches.
@@ -117,14 +120,12 @@ func (w *world) evaluate(groups []rulefmt.RuleGroup, start, end time.Time, step 
 			for _, s := range matrix {
 				if rule.Alert != "" {
 					fired = append(fired, firings(rule, s, every)...)
-					continue
 				}
-				b := labels.NewBuilder(s.Metric).Set(model.MetricNameLabel, rule.Record)
-				for name, value := range rule.Labels {
-					b.Set(name, value)
+			}
+			if rule.Alert == "" {
+				for c, points := range w.recorded(rule, matrix) {
+					c.record(points, every.Milliseconds(), end.UnixMilli())
 				}
-				c := w.column(b.Labels())
-				c.record(s.Floats, every.Milliseconds(), end.UnixMilli())
 			}
 		}
 	}

@@ -14,8 +14,34 @@ import (
 )
 
 func addHealth(app *kingpin.Application, _ *session, commands map[string]command) {
-	cmd := app.Command("health", "Show the score, the mode and why, of all event types together and of each, and fail where the mode of all is not normal.")
+	group := app.Command("health", "Show the score, the mode and why, of all event types together and of each, and fail where the mode of all is not normal. Plain `health` is `health show`.")
+	cmd := group.Command("show", "Show the score, the mode and why, and fail where the mode of all types together is not normal.").Default()
 	commands[cmd.FullCommand()] = showHealth
+	c := &acceptCommand{}
+	cmd = group.Command("accept", "Accept what is left of an event type, while a drop is told, as its new normal: the alert ends, and that is what is expected from now on.")
+	cmd.Arg("type", "The event type.").Required().StringVar(&c.eventType)
+	cmd.Flag("reason", "Why, for those who look.").StringVar(&c.reason)
+	commands[cmd.FullCommand()] = c.run
+}
+
+// acceptCommand accepts a new normal.
+type acceptCommand struct{ eventType, reason string }
+
+func (c *acceptCommand) run(ctx context.Context, s *session) error {
+	api, err := s.client(reading)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	made, err := api.AcceptNormal(ctx, c.eventType, c.reason)
+	if err != nil {
+		return err
+	}
+	if s.json() {
+		return printJSON(s, made)
+	}
+	_, err = fmt.Fprintf(s.stdout, "%s: from now on %.1f%% of what was expected is expected\n", printable(made.EventType), 100*made.Ratio)
+	return err
 }
 
 func showHealth(ctx context.Context, s *session) error {

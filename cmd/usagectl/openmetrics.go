@@ -28,7 +28,7 @@ const (
 // of several daemons is another's activity, but not what follows from it.
 var (
 	observedPast = pastMetric{"usage:activity:observed", 31 * day}
-	derivedPast  = []pastMetric{{"usage:activity:expected", 8 * day}, {"usage:activity:excess", 8 * day}}
+	derivedPast  = []pastMetric{{"usage:activity:expected", 8 * day}, {"usage:activity:excess", 8 * day}, {"usage:activity:restless", 28 * day}}
 )
 
 type pastMetric struct {

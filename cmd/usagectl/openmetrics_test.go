@@ -46,7 +46,7 @@ func TestOpenMetrics(t *testing.T) {
 	const text = "# TYPE usage:activity:observed gauge\n" +
 		`usage:activity:observed{event_type="say \"hi\\\\\"",window="1h"} %v 1795448100` + "\n" +
 		`usage:activity:observed{event_type="say \"hi\\\\\"",window="1h"} %v 1795448400` + "\n%s# EOF\n"
-	const derived = "# TYPE usage:activity:expected gauge\n# TYPE usage:activity:excess gauge\n"
+	const derived = "# TYPE usage:activity:expected gauge\n# TYPE usage:activity:excess gauge\n# TYPE usage:activity:restless gauge\n"
 	for _, tc := range []struct {
 		args []string
 		want string

@@ -11,6 +11,7 @@ import (
 
 	"usaged/api"
 	"usaged/exporter/embedded"
+	"usaged/rules/accept"
 	"usaged/rules/health"
 	"usaged/rules/quiet"
 )
@@ -82,10 +83,14 @@ func (l local) Query(ctx context.Context, expr string, at time.Time) (model.Vect
 	return vector, err
 }
 
-// openQuiet reads the planned quiet times.
+// openQuiet reads the planned quiet times, and what was accepted as a new normal.
 func (d *daemon) openQuiet() (err error) {
 	d.quiet, err = quiet.Open(quiet.Config{
 		Path: filepath.Join(d.cfg.dataDir, "quiet.json"), Calendar: d.cfg.quietFile, Now: d.clock.Now, Damaged: d.damaged,
 	})
+	if err != nil {
+		return err
+	}
+	d.accepted, err = accept.Open(accept.Config{Path: filepath.Join(d.cfg.dataDir, "accepted.json"), Now: d.clock.Now, Damaged: d.damaged})
 	return err
 }

@@ -41,6 +41,7 @@ import (
 	"usaged/exporter"
 	"usaged/exporter/backfill"
 	"usaged/exporter/embedded"
+	"usaged/rules/accept"
 	"usaged/rules/price"
 	"usaged/rules/quiet"
 )
@@ -148,6 +149,7 @@ type daemon struct {
 	agg        *aggregator.Aggregator
 	reader     *rollup.Reader
 	quiet      *quiet.Times
+	accepted   *accept.Normals
 	prices     *price.Table
 	prometheus *embedded.Prometheus // nil where it is off
 	backfill   *backfill.Backfiller // nil where there is no Prometheus
@@ -334,6 +336,7 @@ func (d *daemon) export(open *closers) error {
 		usage,
 		d.gauges(open),
 		d.quiet,
+		d.accepted,
 		d.prices,
 		d.replicas(open),
 	} {
@@ -405,6 +408,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Meters:      d.agg,
 		Tails:       d.agg,
 		Quiet:       d.quiet,
+		Accepted:    d.accepted,
 		Clock:       d.clock,
 		Retention:   d.agg,
 		Health:      health,

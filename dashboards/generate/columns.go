@@ -101,7 +101,10 @@ func ago(name string) override {
 
 // modes are the values of usage:health:mode.
 func modes() []dashboard.ValueMapping {
-	return words([2]string{"normal", good}, [2]string{"watch", watch}, [2]string{"degraded", bad}, [2]string{"critical", worst})
+	list := words([2]string{"normal", good}, [2]string{"watch", watch}, [2]string{"degraded", bad}, [2]string{"critical", worst})
+	text, color := "not judged", plain
+	list[0].ValueMap.Options["-1"] = dashboard.ValueMappingResult{Text: &text, Color: &color, Index: ptr(int32(4))}
+	return list
 }
 
 // upTo keeps an axis from blowing up what is next to nothing.

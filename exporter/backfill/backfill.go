@@ -38,7 +38,7 @@ type Target interface {
 	Wait(ctx context.Context) error
 	Recorded(ctx context.Context, metric string, g Grid) (Recorded, error)
 	WritePast(ctx context.Context, keepBefore time.Time, series iter.Seq[Series]) (samples uint64, err error)
-	DerivePast(ctx context.Context, given string, metrics []string, g Grid) (samples uint64, err error)
+	DerivePast(ctx context.Context, given, metrics []string, g Grid) (samples uint64, err error)
 }
 
 // Config assembles a Backfiller. Fields are required unless they say otherwise.

@@ -26,6 +26,12 @@ func (g Grid) Cell(millis int64) int {
 // Until returns the time of the last cell.
 func (g Grid) Until() time.Time { return g.Start.Add(time.Duration(g.N) * g.Step) }
 
+// last returns the whole steps of another length in the last part of a grid.
+func (g Grid) last(length, step time.Duration) Grid {
+	n := int(min(length, time.Duration(g.N)*g.Step) / step)
+	return Grid{Start: g.Until().Truncate(step).Add(-time.Duration(n) * step), Step: step, N: n}
+}
+
 // Series are samples of one series, in the order of time.
 type Series struct {
 	Labels  labels.Labels

@@ -3,6 +3,7 @@ package backfill
 import (
 	"context"
 	"runtime"
+	"slices"
 	"time"
 
 	"usaged/aggregator"
@@ -161,9 +162,10 @@ func (b *Backfiller) write(ctx context.Context, past *aggregator.Past, oldest ti
 	if _, err := b.cfg.Target.WritePast(ctx, keepBefore, a.series()); err != nil {
 		return nil, err
 	}
-	n := min(int(derivedTime/step), grid.N)
-	week := Grid{Start: grid.Until().Add(-time.Duration(n) * step), Step: step, N: n}
-	samples, err := b.cfg.Target.DerivePast(ctx, observed, derived, week)
+	if _, err := b.cfg.Target.DerivePast(ctx, learned, derived, grid.last(derivedTime, step)); err != nil {
+		return nil, err
+	}
+	samples, err := b.cfg.Target.DerivePast(ctx, slices.Concat(learned, derived), hourly, grid.last(derivedTime, time.Hour))
 	if err != nil {
 		return nil, err
 	}

@@ -19,8 +19,14 @@ const (
 	allTypes  = "__all__"
 )
 
-// derived are what the rules make of observed, of which they read the last week.
-var derived = []string{"usage:activity:expected", "usage:activity:excess"}
+var (
+	// learned are what the rules make of their own earlier results, which an import does not change.
+	learned = []string{observed, "usage:activity:kept", "usage:activity:down", "usage:activity:shift", "usage:activity:settled"}
+	// derived are what the rules make of observed, of which they read the last days.
+	derived = []string{"usage:activity:expected", "usage:activity:excess"}
+	// hourly is what the rules make of those once an hour.
+	hourly = []string{"usage:activity:restless"}
+)
 
 // window is how far back an observation looks.
 type window struct {
@@ -34,8 +40,8 @@ const (
 	day = 24 * time.Hour
 	// step is how far apart samples are: what a query looks back, so that none finds nothing.
 	step = 5 * time.Minute
-	// derivedTime is how far back the rules read these.
-	derivedTime = 7*day + time.Hour
+	// derivedTime is how far back these are derived: the rules read four weeks and make do with five days.
+	derivedTime = 8 * day
 )
 
 // activity makes series of usage:activity:observed of what the journal knows.

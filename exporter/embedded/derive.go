@@ -19,15 +19,17 @@ import (
 )
 
 // DerivePast adds to what WritePast has written what the recording rules in force make of it: the series of some metrics, and what
-// these are made of, at the times of a grid, where the rules have not recorded them themselves. given is the metric that WritePast has
-// written, and is not derived. It returns how many samples there are now in all.
-func (p *Prometheus) DerivePast(ctx context.Context, given string, metrics []string, g backfill.Grid) (samples uint64, err error) {
+// these are made of, at the times of a grid, where the rules have not recorded them themselves. given are metrics that are read as they are and
+// not derived: what WritePast has written, and what the rules learn from their own earlier results. It returns how many samples there are now in all.
+func (p *Prometheus) DerivePast(ctx context.Context, given, metrics []string, g backfill.Grid) (samples uint64, err error) {
 	r := p.running.Load()
 	if r == nil {
 		return 0, ErrNotOpen
 	}
 	d := &derivation{r: r, g: g, rules: r.loader.recording(), known: map[string][]promql.Series{}}
-	delete(d.rules, given)
+	for _, metric := range given {
+		delete(d.rules, metric)
+	}
 	recorded := map[string]backfill.Recorded{}
 	for _, metric := range metrics {
 		if err := d.derive(ctx, metric); err != nil {

@@ -287,7 +287,7 @@ func TestThePastIsDerivedByTheRules(t *testing.T) {
 	}
 	r.writePast(time.Time{}, given)
 	for range 2 { // the second finds what the first has written
-		n, err := r.prom.DerivePast(t.Context(), "given", []string{"t:expected", "t:deviation"}, g)
+		n, err := r.prom.DerivePast(t.Context(), []string{"given"}, []string{"t:expected", "t:deviation"}, g)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,9 +12,10 @@ import (
 // names are the records that a report is made of.
 var names = []string{
 	"usage:health:scope", "usage:health:type_score", "usage:health:type_mode", "usage:health:since", "usage:health:unknown",
-	"usage:health:component", "usage:health:observed", "usage:health:weight", "usage:health:good", "usage:health:bad",
-	"usage:health:mode_threshold",
-	"usage:activity:observed", "usage:activity:expected", "usage:activity:lower", "usage:activity:upper", "usage:activity:ratio",
+	"usage:health:component", "usage:health:observed", "usage:health:usual", "usage:health:weight", "usage:health:good", "usage:health:least",
+	"usage:health:mode_threshold", "usage:health:major",
+	"usage:activity:observed", "usage:activity:expected", "usage:activity:lower", "usage:activity:upper", "usage:activity:window",
+	"usage:activity:judged", "usage:activity:dropped", "usage:activity:silent", "usage:activity:rose", "usage:activity:accepted",
 	"usage:activity:unknown", "usage:activity:weeks",
 	"usage:failures:increase15m", "usage:outcomes:increase15m",
 }
@@ -38,7 +39,7 @@ func newFacts(samples model.Vector) *facts {
 	types := map[string]bool{}
 	for _, s := range samples {
 		k := key{string(s.Metric[model.MetricNameLabel]), string(s.Metric["event_type"]), ""}
-		for _, label := range []model.LabelName{"component", "window", "reason", "mode"} {
+		for _, label := range []model.LabelName{"component", "window", "reason", "mode", "week"} {
 			if v := s.Metric[label]; v != "" {
 				k.second = string(v)
 			}
@@ -98,8 +99,13 @@ func (f *facts) report(at time.Time) *Report {
 
 func (f *facts) subject(eventType string) Subject {
 	s := Subject{EventType: eventType, Score: f.get("usage:health:type_score", eventType, ""), Mode: Unknown}
-	if n := int(f.value("usage:health:type_mode", eventType, "", -1)); n >= 0 && n < len(modes) {
-		s.Mode = modes[n]
+	s.Judged = f.get("usage:activity:judged", eventType, "") != nil
+	switch n := f.get("usage:health:type_mode", eventType, ""); {
+	case n == nil:
+	case *n == -1:
+		s.Mode = Unjudged
+	case *n >= 0 && int(*n) < len(modes):
+		s.Mode = modes[int(*n)]
 	}
 	if since := f.get("usage:health:since", eventType, ""); since != nil {
 		s.Since = time.UnixMilli(int64(*since * 1000)).UTC()
@@ -114,7 +120,7 @@ func (f *facts) subject(eventType string) Subject {
 		s.Text = f.because(s.Reason)
 		return s
 	}
-	s.Text = summary(&s)
+	s.Text = summary(&s) + f.also(eventType)
 	if least := f.get("usage:health:mode_threshold", "", s.Mode); least != nil && s.Score != nil && *s.Score < *least {
 		s.Text += " The mode gets worse when that has lasted for five minutes."
 	}
@@ -129,18 +135,20 @@ func (f *facts) component(name, eventType, unit string) Component {
 	}
 }
 
-// judged is component with what is observed, and the band from nothing to what is good.
+// judged is component with what is observed, what is usual, and the band in which it is 1.
 func (f *facts) judged(name, eventType, unit string) Component {
 	c := f.component(name, eventType, unit)
 	c.Observed = f.get("usage:health:observed", eventType, name)
-	c.Upper = f.get("usage:health:good", "", name)
+	c.Expected = f.get("usage:health:usual", eventType, name)
+	c.Upper = f.get("usage:health:good", eventType, name)
 	if c.Upper != nil {
-		c.Lower = new(float64)
+		least := f.value("usage:health:least", eventType, name, 0)
+		c.Lower = &least
 	}
 	return c
 }
 
-// activity is judged by the window that the rules have chosen, whose ratio is the greatest where there are several.
+// activity is looked at in the window that the rules have chosen.
 func (f *facts) activity(eventType string) Component {
 	c := f.component("activity", eventType, "events")
 	if c.Value == nil {
@@ -150,22 +158,18 @@ func (f *facts) activity(eventType string) Component {
 		c.Text = f.because(c.Reason)
 		return c
 	}
-	window, best := "", -1.0
-	for _, w := range f.seconds[key{"usage:activity:ratio", eventType, ""}] {
-		if v := f.value("usage:activity:ratio", eventType, w, -1); v > best {
-			window, best = w, v
-		}
-	}
-	judged := window != "" && window != "none"
-	if c.Window = window; !judged {
+	if c.Window = f.first("usage:activity:window", eventType); c.Window == "" {
 		c.Window = "1h"
 	}
 	c.Observed = f.get("usage:activity:observed", eventType, c.Window)
 	c.Expected = f.get("usage:activity:expected", eventType, c.Window)
 	c.Lower = f.get("usage:activity:lower", eventType, c.Window)
 	c.Upper = f.get("usage:activity:upper", eventType, c.Window)
-	c.Text = activityText(&c, judged)
-	if eventType == AllTypes && (best < 0 || *c.Value < best) {
+	c.Text = activityText(&c, f.get("usage:activity:dropped", eventType, ""), f.get("usage:activity:rose", eventType, ""))
+	if f.get("usage:activity:silent", eventType, "") != nil {
+		c.Text = "Not one event in the last hour, in which yesterday at least 60 came. The past weeks are not known yet."
+	}
+	if eventType == AllTypes {
 		c.Text += f.dropped()
 	}
 	return c
@@ -193,7 +197,7 @@ func (f *facts) lag(eventType string) Component {
 
 func (f *facts) policy() Component {
 	c := f.judged("policy", AllTypes, "ratio")
-	c.Window = "15m"
+	c.Window = "1h"
 	c.Text = policyText(&c)
 	return c
 }

@@ -27,7 +27,10 @@ const AllTypes = "__all__"
 // Unknown is the mode where there is no score.
 const Unknown = "unknown"
 
-// modes are the modes by their numbers.
+// Unjudged is the mode where the score is that of the other components, since nothing can be said about activity.
+const Unjudged = "unjudged"
+
+// modes are the modes by their numbers. That of Unjudged is -1.
 var modes = []string{"normal", "watch", "degraded", "critical"}
 
 // NotEvaluated is the reason where no rules are evaluated. The others are those of the rules.
@@ -43,6 +46,9 @@ const (
 
 // ErrNotOpen is the error of a [Querier] that has nothing to ask yet. A report then says so.
 var ErrNotOpen = errors.New("not open")
+
+// ErrNoDrop is the error of [Reader.Left] where no drop of a type is told.
+var ErrNoDrop = errors.New("no drop is told")
 
 // Querier evaluates PromQL. String names it in errors.
 type Querier interface {
@@ -65,6 +71,8 @@ type Subject struct {
 	// Score is from 0 to 100, nil where it is unknown.
 	Score *float64
 	Mode  string
+	// Judged says whether activity is part of the score.
+	Judged bool
 	// Since is when the mode became what it is, zero where that was more than 31 days ago.
 	Since time.Time
 	// Reason says why the mode is unknown; empty where it isn't.
@@ -78,7 +86,7 @@ type Subject struct {
 type Component struct {
 	Name   string
 	Weight float64
-	// Value is from 0 to 1, nil where nothing is known: the component then drops out.
+	// Value is from 0 to 1, nil where nothing is known: the component then counts as 1.
 	Value *float64
 	// Unit of the numbers below: events, ratio or seconds.
 	Unit string
@@ -178,6 +186,24 @@ func (r *Reader) read(ctx context.Context) (*Report, error) {
 	}
 	r.last = f.report(at)
 	return r.last, nil
+}
+
+// Left returns what part of the expected events of a type is left while a drop is told: in the mean of the time since it began, six hours at
+// most. The error is ErrNoDrop (errors.Is) where none is.
+func (r *Reader) Left(ctx context.Context, eventType string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	expr := fmt.Sprintf("1 - avg_over_time(usage:activity:dropped{event_type=%q}[6h]) and usage:activity:dropped", eventType)
+	samples, err := r.querier.Query(ctx, expr, time.Time{})
+	switch {
+	case errors.Is(err, ErrNotOpen):
+		return 0, fmt.Errorf("read what is left of the events: %w", ErrNoDrop)
+	case err != nil:
+		return 0, fmt.Errorf("read what is left of the events: %w", err)
+	case len(samples) == 0:
+		return 0, ErrNoDrop
+	}
+	return float64(samples[0].Value), nil
 }
 
 // evaluated returns when the rules were evaluated last, zero where they were not in the last five minutes.

@@ -88,7 +88,8 @@ func sample(text string) *model.Sample {
 var settings = []string{
 	"usage:health:weight component=activity 0.4", "usage:health:weight component=failures 0.3",
 	"usage:health:weight component=lag 0.15", "usage:health:weight component=policy 0.15",
-	"usage:health:good component=failures 0.01", "usage:health:good component=lag 60", "usage:health:good component=policy 0.01",
+	"usage:health:good event_type=__all__ component=failures 0.01", "usage:health:good event_type=a component=failures 0.01",
+	"usage:health:good event_type=__all__ component=lag 60",
 	"usage:activity:weeks 2",
 	"usage:health:scope event_type=__all__ 1", "usage:health:scope event_type=b 1", "usage:health:scope event_type=a 1",
 }
@@ -119,7 +120,8 @@ func TestReport(t *testing.T) {
 		"usage:health:since event_type=__all__ 1795777826.123",
 		"usage:health:type_score event_type=a 60", "usage:health:type_mode event_type=a 2",
 		"usage:health:unknown event_type=b reason=weeks 1", "usage:activity:unknown event_type=b reason=weeks 1",
-		"usage:activity:ratio event_type=a window=15m 0.5086", "usage:activity:ratio event_type=__all__ window=15m 0.9",
+		"usage:activity:window event_type=a window=15m 1", "usage:activity:window event_type=__all__ window=15m 1", "usage:activity:judged event_type=a 1",
+		"usage:activity:dropped event_type=a 0.571", "usage:health:major event_type=a 0.2",
 		"usage:health:component event_type=__all__ component=activity 0.7", "usage:health:component event_type=a component=activity 0.5086",
 		"usage:health:component event_type=__all__ component=lag 0.5",
 		"usage:activity:observed event_type=a window=15m 411.6", "usage:activity:observed event_type=a window=1h 2000",
@@ -144,11 +146,11 @@ func TestReport(t *testing.T) {
 		t.Errorf("activity of a: %+v", a)
 	}
 	for _, tc := range []struct{ what, got, want string }{
-		{"a", a.Text, "412 events in the last 15 minutes; 960 were expected (810 to 1,110), so this is too few."},
-		{"all", component(t, &r.All, "activity").Text, "8,100 events in the last 15 minutes; 9,000 were expected (9,000 to 12,000), so this is too few. Of the types, a has 50.9% of the least that is usual."},
-		{"failures", component(t, &r.All, "failures").Text, "12 of 1,480 events that say how they ended failed in the last 15 minutes, judged as 2.55% since few events count less; up to 1% is usual."},
+		{"a", a.Text, "412 events in the last 15 minutes; 960 were expected (810 to 1,110), so 57.1% are missing."},
+		{"all", component(t, &r.All, "activity").Text, "8,100 events in the last 15 minutes; 9,000 were expected (9,000 to 12,000). Of the types, a has 50.9% of what would be no drop."},
+		{"failures", component(t, &r.All, "failures").Text, "Failures in the last 15 minutes: 12 of 1,480 events that say how they ended. With fifty usual events added that is 2.55%; up to 1% is usual."},
 		{"lag", component(t, &r.All, "lag").Text, "The oldest event that is not counted yet was accepted 480 seconds ago; up to 60 is usual."},
-		{"policy", component(t, &r.All, "policy").Text, "No policy was ever hit, or no event came in the last 15 minutes."},
+		{"policy", component(t, &r.All, "policy").Text, "Policy hits are not judged: there are none, fewer than 20 events came in the last hour, or fewer than two days are known."},
 		{"the score of a", r.Types[0].Text, "Lowered by activity: " + a.Text},
 		{"b", r.Types[1].Text, "The same hour is known of fewer than 2 of the past four weeks."},
 		{"the activity of b", component(t, &r.Types[1], "activity").Reason, "weeks"},
@@ -175,17 +177,14 @@ func TestActivityTexts(t *testing.T) {
 			"1 event in the last 15 minutes; 2.3 were expected (0 to 7.5)."},
 		{"it is an estimate", []string{"15m 1", "observed 15m 4.2", "expected 15m 4.2"}, "4 events in the last 15 minutes; 4.2 were expected."},
 		{"it is more", []string{"1h 1", "observed 1h 1234567", "expected 1h 10", "lower 1h 1", "upper 1h 20"},
-			"1,234,567 events in the last hour; 10 were expected (1 to 20), so this is many, which costs nothing."},
-		{"it is too little to tell", []string{"none 1", "observed 1h 0", "expected 1h 0.4", "lower 1h 0", "upper 1h 3"},
-			"0 events in the last hour; 0.4 were expected (0 to 3), which is too few to tell a drop."},
-		{"it is judged by the better window", []string{"1h 1", "1d 0.4", "observed 1h 9", "expected 1h 9", "observed 1d 1", "expected 1d 200"},
-			"9 events in the last hour; 9 were expected."},
+			"1,234,567 events in the last hour; 10 were expected (1 to 20)."},
+		{"nothing is expected", nil, "Nothing is expected at this time."},
 		{"it is judged by another window", []string{"2h 1", "observed 2h 9", "expected 2h 9"}, "9 events in the last 2h; 9 were expected."},
 	} {
 		samples := []string{"usage:health:component event_type=a component=activity 1", "usage:health:type_score event_type=a 100", "usage:health:type_mode event_type=a 0"}
 		for _, text := range tc.samples {
 			fields := strings.Fields(text)
-			name := "usage:activity:ratio"
+			name := "usage:activity:window"
 			if len(fields) == 3 {
 				name = "usage:activity:" + fields[0]
 			}
@@ -206,7 +205,7 @@ func TestNothingKnownOfActivity(t *testing.T) {
 	t.Parallel()
 	for weight, want := range map[string]string{"0.4": "Activity is not judged now. All else is as usual.", "0": "All is as usual."} {
 		samples := append([]string{"usage:health:weight component=activity " + weight, "usage:activity:unknown event_type=a reason=start 1",
-			"usage:health:type_score event_type=a 100", "usage:health:type_mode event_type=a 0"}, settings...) // the first weight counts
+			"usage:health:type_score event_type=a 100", "usage:health:type_mode event_type=a " + map[string]string{"0.4": "-1", "0": "0"}[weight]}, settings...) // the first weight counts
 		r, err := health.NewReader(&recorded{at: evaluated, samples: samples}).Report(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -221,8 +220,8 @@ func TestNothingKnownOfActivity(t *testing.T) {
 func TestFailureTexts(t *testing.T) {
 	t.Parallel()
 	for failed, want := range map[string]string{
-		"0":   "None of 41 events that say how they ended failed in the last 15 minutes.",
-		"1.1": "1 of 41 events that say how they ended failed in the last 15 minutes, judged as 1.73% since few events count less; up to 1% is usual.",
+		"0":   "No failures among the last 15 minutes' events that say how they ended (41).",
+		"1.1": "Failures in the last 15 minutes: 1 of 41 events that say how they ended. With fifty usual events added that is 1.73%; up to 1% is usual.",
 	} {
 		r := report(t, "usage:health:observed event_type=a component=failures 0.0173",
 			"usage:failures:increase15m event_type=a "+failed, "usage:outcomes:increase15m event_type=a 41")

@@ -19,8 +19,10 @@ func (f *facts) because(reason string) string {
 		return "It has just begun: the counters must be known for a quarter of an hour, for an hour or more of slower types."
 	case "weeks":
 		return fmt.Sprintf("The same hour is known of fewer than %s of the past four weeks.", count(f.value("usage:activity:weeks", "", "", 2)))
-	case "idle":
-		return "Nothing was ever expected at this time."
+	case "days":
+		return "It is not known yet how much the events go up and down: five days that can be compared with past weeks are needed."
+	case "few":
+		return "Too few events are expected to tell a drop in any window."
 	case "no_data":
 		return "There are no counters of events: nobody has sent any, or they are not scraped."
 	case "replicas":
@@ -36,10 +38,10 @@ const nearlyAll = 95
 
 // summary says what lowers the score most.
 func summary(s *Subject) string {
+	if s.Mode == Unjudged && s.Score != nil && *s.Score >= nearlyAll {
+		return "Activity is not judged now. All else is as usual."
+	}
 	if s.Mode == modes[0] && s.Score != nil && *s.Score >= nearlyAll {
-		if slices.ContainsFunc(s.Components, func(c Component) bool { return c.Name == "activity" && c.Value == nil && c.Weight > 0 }) {
-			return "Activity is not judged now. All else is as usual."
-		}
 		return "All is as usual."
 	}
 	worst := -1
@@ -57,21 +59,35 @@ func summary(s *Subject) string {
 // cost is by how much a component lowers the logarithm of the score.
 func cost(c Component) float64 { return -c.Weight * math.Log(max(*c.Value, 0.01)) }
 
-func activityText(c *Component, judged bool) string {
+// also says what is to be known beside what lowers the score.
+func (f *facts) also(eventType string) (text string) {
+	if eventType == AllTypes {
+		for _, t := range f.types {
+			if share := f.get("usage:health:major", t, ""); share != nil {
+				text += fmt.Sprintf(" %s, which has %s of the events, is critical: so this is not normal.", t, percent(*share))
+			}
+		}
+	}
+	if part := f.get("usage:activity:accepted", eventType, "1"); part != nil {
+		text += fmt.Sprintf(" A new normal was accepted in the last week: %s of what was expected.", percent(*part))
+	}
+	return text
+}
+
+// activityText says what is seen in a window, which part is missing where a drop is told, and how many times as many there are where a rise is.
+func activityText(c *Component, dropped, rose *float64) string {
 	if c.Observed == nil || c.Expected == nil {
-		return "What past weeks had of all types together is not known, so that each counts for itself."
+		return "Nothing is expected at this time."
 	}
 	text := fmt.Sprintf("%s in %s; %s were expected", events(*c.Observed), last(c.Window), count(*c.Expected))
 	if c.Lower != nil && c.Upper != nil {
 		text += fmt.Sprintf(" (%s to %s)", count(*c.Lower), count(*c.Upper))
 	}
 	switch {
-	case !judged:
-		return text + ", which is too few to tell a drop."
-	case c.Lower != nil && *c.Observed < *c.Lower:
-		return text + ", so this is too few."
-	case c.Upper != nil && *c.Observed > *c.Upper:
-		return text + ", so this is many, which costs nothing."
+	case dropped != nil:
+		return text + fmt.Sprintf(", so %s are missing.", percent(*dropped))
+	case rose != nil:
+		return text + ", so this is many, which lowers no score."
 	}
 	return text + "."
 }
@@ -96,7 +112,7 @@ func (f *facts) dropped() string {
 	})
 	var list []string
 	for _, d := range drops[:min(3, len(drops))] {
-		list = append(list, fmt.Sprintf("%s has %s of the least that is usual", d.name, percent(d.ratio)))
+		list = append(list, fmt.Sprintf("%s has %s of what would be no drop", d.name, percent(d.ratio)))
 	}
 	if len(drops) > 3 {
 		list = append(list, fmt.Sprintf("%d more have less than usual", len(drops)-3))
@@ -112,9 +128,9 @@ func failuresText(c *Component, failed, ended float64) string {
 		return "No event of the last 15 minutes said how it ended."
 	}
 	if failed == 0 {
-		return fmt.Sprintf("None of %s that say how they ended failed in the last 15 minutes.", events(ended))
+		return fmt.Sprintf("No failures among the last 15 minutes' events that say how they ended (%s).", count(math.Round(ended)))
 	}
-	return fmt.Sprintf("%s of %s that say how they ended failed in the last 15 minutes, judged as %s since few events count less%s.",
+	return fmt.Sprintf("Failures in the last 15 minutes: %s of %s that say how they ended. With fifty usual events added that is %s%s.",
 		count(math.Round(failed)), events(ended), percent(*c.Observed), upTo(c, percent))
 }
 
@@ -129,10 +145,19 @@ func lagText(c *Component) string {
 }
 
 func policyText(c *Component) string {
-	if c.Observed == nil {
-		return "No policy was ever hit, or no event came in the last 15 minutes."
+	if c.Observed == nil || c.Expected == nil {
+		return "Policy hits are not judged: there are none, fewer than 20 events came in the last hour, or fewer than two days are known."
 	}
-	return fmt.Sprintf("Policy hits were %s of the events of the last 15 minutes, where few events count less%s.", percent(*c.Observed), upTo(c, percent))
+	return fmt.Sprintf("Policy hits in the last hour: %s of the events; %s is usual (%s to %s).",
+		percent(*c.Observed), percent(*c.Expected), percent(value(c.Lower)), percent(value(c.Upper)))
+}
+
+// value is 0 where nothing is known.
+func value(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
 }
 
 func upTo(c *Component, format func(float64) string) string {
