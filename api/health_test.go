@@ -27,7 +27,7 @@ func (h healthOf) Left(_ context.Context, eventType string) (float64, error) {
 	}
 	return 0.6, nil
 }
-func (h healthOf) Source() string                                 { return "the test" }
+func (h healthOf) Source() string { return "the test" }
 
 // drop is the report of a drop.
 func drop() *health.Report {
