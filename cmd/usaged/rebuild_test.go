@@ -109,7 +109,7 @@ func TestDatabaseDeletedWhileRebuilding(t *testing.T) {
 	for batch := range 40 {
 		var lines []string
 		for i := range 500 {
-			lines = append(lines, fmt.Sprintf(`{"id":"%d","event_type":"type %d","user_id":"user %d"}`, i/2, i%5, batch))
+			lines = append(lines, fmt.Sprintf(`{"id":"%d","event_type":"type %d","user_id":"user %d"}`, i/2, i/2%5, batch))
 		}
 		d.post(lines...)
 	}
