@@ -47,10 +47,8 @@ import (
 )
 
 const (
-	// stopTimeout bounds each step of the stop.
-	stopTimeout = 30 * time.Second
 	// requestTimeout is how long a stop waits for requests under way. Those that were answered are durable, whatever follows.
-	requestTimeout = 20 * time.Second
+	requestTimeout = 10 * time.Second
 )
 
 // run starts the daemon and stops it when ctx ends. What is acquired first is released last:
