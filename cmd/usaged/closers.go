@@ -23,20 +23,22 @@ func (c *closers) push(name string, close func(context.Context) error) {
 const (
 	// stopTimeout bounds the whole stop. It is less than the 30 s that Kubernetes gives a container before it kills it.
 	stopTimeout = 25 * time.Second
+	// stepTimeout bounds each step, so that a file that matters little cannot use up the time of the journal.
+	stepTimeout = 12 * time.Second
 	// stepShare is what every step gets at least, also where those before it have hung.
 	stepShare = time.Second
 	// stopPatience is how long a step may take without being told of.
 	stopPatience = time.Second
 )
 
-// close runs every step and names those that fail. A step may take what is left of stopTimeout without the shares of those that
-// follow. One that hangs, on a disk that does not answer for example, is left behind: what it would have written is written by
+// close runs every step and names those that fail. A step may take stepTimeout, and no more than what is left of stopTimeout
+// without the shares of those that follow. One that hangs, on a disk that does not answer for example, is left behind: what it would have written is written by
 // nobody, and the next start does as after a crash.
 func (c *closers) close(log *slog.Logger) error {
 	deadline := time.Now().Add(stopTimeout)
 	var errs []error
 	for i := len(c.steps) - 1; i >= 0; i-- {
-		limit := max(time.Until(deadline)-time.Duration(i)*stepShare, stepShare)
+		limit := min(max(time.Until(deadline)-time.Duration(i)*stepShare, stepShare), stepTimeout)
 		errs = append(errs, c.steps[i].run(log, limit))
 	}
 	c.steps = nil
