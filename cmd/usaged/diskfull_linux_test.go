@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,5 +178,65 @@ func TestDiskFull(t *testing.T) {
 	d.dropDatabase()
 	d.start()
 	same(t, "rebuilt", tr.judge("rebuilt"), want)
+	d.stop()
+}
+
+var acceptingURL = regexp.MustCompile(`msg="accepting requests" url=(\S+)`)
+
+// awaitRequests waits until a launched daemon accepts requests, also where it cannot write its URL.
+func (d *instance) awaitRequests() {
+	d.tb.Helper()
+	eventually(d.tb, "start", func() error {
+		urls := acceptingURL.FindAllStringSubmatch(d.log.String(), -1)
+		if len(urls) < 2 { // the first is of the start before
+			return errors.New("not in the log")
+		}
+		d.url = urls[len(urls)-1][1]
+		return nil
+	})
+}
+
+// TestStartOnAFullDisk kills the daemon and starts it on a disk that is full: what was counted can be read, events are refused, and
+// as soon as there is room they are accepted, without a restart.
+func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	disk := smallDisk(t, 16<<20)
+	ballast := filepath.Join(disk, "ballast")
+	d := instanceIn(t, filepath.Join(disk, "data"))
+	d.start()
+	tr := &tries{d: d}
+	for range 5 {
+		tr.post()
+	}
+	before := tr.judge("before").Summary
+	d.kill()
+	fill(t, ballast)
+	d.launch()
+	d.awaitRequests()
+	if got := d.summary(7); !reflect.DeepEqual(got, before) {
+		t.Errorf("on a full disk the summary is %v, want %v", got, before)
+	}
+	eventually(t, "refusal", func() error {
+		fill(t, ballast) // what the daemon gave back too
+		if tr.post() {
+			return errors.New("accepted")
+		}
+		return nil
+	})
+	if err := d.ready(); err == nil {
+		t.Error("/-/ready says 200 on a full disk")
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "ready once there is room", d.ready)
+	eventually(t, "the URL file once there is room", func() error {
+		_, err := os.Stat(d.urlFile())
+		return err
+	})
+	if !tr.post() {
+		t.Error("refused although there is room")
+	}
+	tr.judge("room again")
 	d.stop()
 }

@@ -27,7 +27,6 @@ import (
 	"usaged/aggregator/aside"
 	"usaged/aggregator/clock"
 	"usaged/aggregator/datadir"
-	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/meter"
 	"usaged/aggregator/retention"
@@ -330,7 +329,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help()),
+		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help(), announceHelp()),
 		usage,
 		d.gauges(open),
 		d.quiet,
@@ -459,7 +458,8 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		}
 		return err
 	})
-	return serveErr, d.announce(listeners, open)
+	d.announce(listeners, open)
+	return serveErr, nil
 }
 
 // ready says why a load balancer should send nothing.
@@ -468,35 +468,6 @@ func (d *daemon) ready() error {
 		return errors.New("usaged is stopping")
 	}
 	return d.agg.Ready()
-}
-
-// announce writes the daemon's URL into the data directory, where usagectl finds it.
-func (d *daemon) announce(listeners []net.Listener, open *closers) error {
-	scheme := "http"
-	if d.cfg.webConfigFile != "" {
-		scheme = "https"
-	}
-	for _, l := range listeners {
-		d.log.Info("accepting requests", "url", scheme+"://"+l.Addr().String())
-	}
-	path := filepath.Join(d.cfg.dataDir, "usaged.url")
-	if err := durable.WriteFile(path, []byte(scheme+"://"+localAddress(listeners[0])+"\n"), 0o644); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	open.push("URL file", func(context.Context) error { return os.Remove(path) })
-	return nil
-}
-
-// localAddress returns the address under which a process on this machine reaches a listener.
-func localAddress(l net.Listener) string {
-	host, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return l.Addr().String()
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	return net.JoinHostPort(host, port)
 }
 
 // wait waits for the signal to stop, and reloads on SIGHUP.
