@@ -1,13 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"usaged/aggregator/journal"
 	"usaged/aggregator/journal/faultdisk"
 )
 
@@ -91,4 +94,81 @@ func TestHangingDisk(t *testing.T) {
 		t.Errorf("ben counts %d, want 1", got)
 	}
 	d.stop()
+}
+
+// TestRefusedBatchNeverAppears lets calls of the journal's disk fail and kills the daemon then: what got 503 is not there after the
+// next start, what got 202 is, and what got 500 outcome_unknown is there as a whole or not at all.
+func TestRefusedBatchNeverAppears(t *testing.T) {
+	t.Parallel()
+	for name, failing := range map[string][]faultdisk.Op{
+		"the sync fails":                        {faultdisk.Sync},
+		"the sync fails, and the cut behind it": {faultdisk.Sync, faultdisk.Truncate},
+		"the sync fails, and all changes":       {faultdisk.Sync, faultdisk.SyncDir, faultdisk.Truncate, faultdisk.Create, faultdisk.Remove, faultdisk.Rename},
+		"no write is taken":                     {faultdisk.Write, faultdisk.Sync},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, disk := onFaultDisk(t)
+			d.start()
+			const pair = `{"event_type":"a","user_id":"%[1]s"}` + "\n" + `{"event_type":"a","user_id":"%[1]s"}`
+			d.post(strings.Split(fmt.Sprintf(pair, "before"), "\n")...)
+			disk.Intercept(func(c *faultdisk.Call) syscall.Errno {
+				if slices.Contains(failing, c.Op) {
+					return syscall.EIO
+				}
+				return 0
+			})
+			statuses := map[string]int{"before": http.StatusAccepted}
+			for i := range 3 {
+				user := fmt.Sprintf("user %d", i)
+				a := d.do(http.MethodPost, eventsPath, "producer", map[string]string{"Content-Type": "application/x-ndjson"}, fmt.Appendf(nil, pair, user))
+				statuses[user] = a.status
+			}
+			d.kill()
+			disk.Heal()
+			d.start()
+			counted := d.figures(7).Summary["a"]
+			for user, status := range statuses {
+				allowed := map[int][]uint64{http.StatusAccepted: {2}, http.StatusServiceUnavailable: {0}, http.StatusInternalServerError: {0, 2}}[status]
+				if !slices.Contains(allowed, counted[user]) {
+					t.Errorf("%s got %d and counts %d, want one of %d", user, status, counted[user], allowed)
+				}
+			}
+			if statuses["user 0"] == http.StatusAccepted {
+				t.Error("the first batch was accepted although the disk failed")
+			}
+			d.stop()
+		})
+	}
+}
+
+// TestMissingSegmentAtStart deletes the oldest or the newest segment of a stopped daemon: the start is refused and names it, and
+// after a repair the ledger balances: its events had been counted.
+func TestMissingSegmentAtStart(t *testing.T) {
+	t.Parallel()
+	for name, index := range map[string]int{"the oldest": 0, "the newest": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newInstance(t)
+			for range 2 { // each start begins a segment
+				d.start()
+				d.post(`{"event_type":"a","user_id":"ann"}`, `{"event_type":"a","user_id":"ann"}`)
+				d.settle()
+				d.stop()
+			}
+			segment := fmt.Sprintf("%08d", index)
+			if err := os.Remove(filepath.Join(d.dir, "journal", segment)); err != nil {
+				t.Fatal(err)
+			}
+			checkRefused(t, runDaemon(t, nil, d.args...), segment, "the file is missing", "usagectl journal repair")
+			if _, err := journal.Repair(filepath.Join(d.dir, "journal")); err != nil {
+				t.Fatal(err)
+			}
+			d.start()
+			if all := d.settle().All; all.Accepted != 4 || all.Counted != 4 {
+				t.Errorf("ledger %+v, want 4 accepted and counted", all)
+			}
+			d.stop()
+		})
+	}
 }
