@@ -132,6 +132,7 @@ type API struct {
 	all      []route
 
 	healthAway atomic.Bool // the cause is in the log
+	denials    denials
 }
 
 // New assembles the API. It fails where a required field of the configuration is missing or a metric is registered
@@ -208,4 +209,10 @@ func (c *Config) validate() error {
 }
 
 // ServeHTTP answers a request.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header()["X-Content-Type-Options"] = nosniff
+	a.handler.ServeHTTP(w, r)
+}
+
+// nosniff keeps browsers from taking an answer for something else than its Content-Type says. It is shared by all answers.
+var nosniff = []string{"nosniff"}

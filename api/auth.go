@@ -40,7 +40,9 @@ func (a *API) authorize(w http.ResponseWriter, r *http.Request, roles auth.Roles
 		return nil, refuse(unauthorized, err.Error())
 	}
 	if !roles.Has(who.Role) {
-		return nil, refusef(forbidden, "a token with the role %s may not do this, it takes one of: %s", who.Role, roles)
+		p := refusef(forbidden, "a token with the role %s may not do this, it takes one of: %s", who.Role, roles)
+		p.token = who.Name
+		return nil, p
 	}
 	return who, nil
 }

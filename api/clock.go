@@ -7,6 +7,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"usaged/aggregator/clock"
+	"usaged/aggregator/event"
 	"usaged/api/auth"
 )
 
@@ -61,6 +62,6 @@ func writeJSON(w http.ResponseWriter, value any) error {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header()["Content-Type"] = jsonType
-	_, err = w.Write(append(body, '\n'))
+	_, err = w.Write(append(event.VisibleJSON(body), '\n'))
 	return cutBy(err)
 }

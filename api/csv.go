@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"usaged/aggregator/event"
 )
 
 // format is how an answer is written.
@@ -91,7 +93,8 @@ func (f *format) describe(h http.Header, ask question) {
 	}
 }
 
-// csvRows writes CSV as of RFC 4180: a header, CRLF behind every line, and cells exactly as they are but for defuse.
+// csvRows writes CSV as of RFC 4180: a header, CRLF behind every line, and cells exactly as they are but for seen
+// and defuse.
 type csvRows struct {
 	s   *stream
 	row bytes.Buffer
@@ -113,7 +116,7 @@ func (c *csvRows) write(cells []string) {
 		return
 	}
 	for i := range cells {
-		cells[i] = defuse(cells[i])
+		cells[i] = defuse(seen(cells[i]))
 	}
 	c.row.Reset()
 	_ = c.w.Write(cells) // a buffer takes everything
@@ -122,6 +125,24 @@ func (c *csvRows) write(cells []string) {
 	c.s.bytes(line)
 	c.s.raw("\r\n")
 }
+
+// seen writes the hidden characters of a cell so that they are seen, but for tabs and line ends: a file may be printed on a terminal.
+func seen(cell string) string {
+	if !strings.ContainsFunc(cell, hiddenInCell) {
+		return cell
+	}
+	var b strings.Builder
+	for _, r := range cell {
+		if hiddenInCell(r) {
+			b.WriteString(event.Visible(string(r)))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func hiddenInCell(r rune) bool { return event.Hidden(r) && r != '\t' && r != '\r' && r != '\n' }
 
 // defuse puts an apostrophe before a cell that a spreadsheet would take for a formula: one that begins with = + - @, a tab,
 // a carriage return or a line feed (OWASP, CSV injection). So that no two cells look alike afterwards, one that begins with

@@ -7,9 +7,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
+	"usaged/aggregator/event"
 	"usaged/aggregator/rollup"
 	"usaged/api"
 )
@@ -164,6 +166,7 @@ func FuzzCSV(f *testing.F) {
 	for _, d := range dangerous {
 		f.Add(d.cell)
 	}
+	f.Add("\x1b[31mred\u009b1m\u202eleft\u2066")
 	f.Add("a\r\rb\n\"\x00,")
 	r := newRig(f)
 	f.Fuzz(func(t *testing.T, key string) {
@@ -186,7 +189,18 @@ func FuzzCSV(f *testing.F) {
 		if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
 			t.Errorf("%q is a formula", cell)
 		}
-		if got := restore(cell); got != key {
+		if strings.ContainsFunc(cell, func(r rune) bool { return event.Hidden(r) && !strings.ContainsRune("\t\r\n", r) }) {
+			t.Errorf("%q has hidden characters", cell)
+		}
+		visible := func(s string) string {
+			for _, r := range s {
+				if event.Hidden(r) && !strings.ContainsRune("\t\r\n", r) {
+					s = strings.ReplaceAll(s, string(r), event.Visible(string(r)))
+				}
+			}
+			return s
+		}
+		if got := restore(cell); got != visible(key) && utf8.ValidString(key) {
 			t.Errorf("%q came back as %q", key, got)
 		}
 	})

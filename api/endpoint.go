@@ -109,6 +109,9 @@ func (e *endpoint) refuse(rec *recorder, r *http.Request, err error) {
 			drain(rec, r)
 		}
 	}
+	if p.class.denied() {
+		e.api.logDenial(p, e.name, r)
+	}
 	if p.cause != nil {
 		level := slog.LevelWarn
 		if p.class == internal {

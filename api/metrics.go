@@ -31,6 +31,7 @@ type apiMetrics struct {
 	cut            *metrics.Counter
 	quotas         quotaCounters
 	namesUnsaved   *metrics.Counter
+	denied         [numClasses]*metrics.Counter // nil where a class is not of class.denied
 	inflight       atomic.Int64
 	tailStreams    atomic.Int64
 	tailEvents     *metrics.Counter
@@ -60,6 +61,7 @@ var help = map[string]string{
 	"usaged_tail_overtaken_total":      "Streams of accepted events that read so slowly that retention deleted what they had not read.",
 	"usaged_names_over_quota_total": "Events of which a name (quota: new_types, new_labels or new_references) is counted under __other__ because the token has used up its new " +
 		"names of the day, by token (JSON Web Tokens by issuer).",
+	"usaged_http_denied_total":   "Requests refused because of who sent them, by reason (the code of the problem). One of each reason is logged in ten seconds.",
 	"usaged_names_unsaved_total": "Failures to write down what tokens have used up of their new names of the day.",
 	"usaged_quota_exceeded_total": "Requests refused because a token's quota was spent, by token (JSON Web Tokens by issuer) and quota: events, bytes, ids, reads, tails, or memory for " +
 		"bodies on their way.",
@@ -91,6 +93,9 @@ func newMetrics(set *metrics.Set, reg prometheus.Registerer, b *bodies) (*apiMet
 		tailOvertaken: set.GetOrCreateCounter("usaged_tail_overtaken_total"),
 	}
 	for c, info := range classes {
+		if class(c).denied() {
+			m.denied[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_http_denied_total{reason=%q}", info.code))
+		}
 		if info.ingest {
 			m.rejected[c] = set.GetOrCreateCounter(fmt.Sprintf("usaged_ingest_rejected_total{reason=%q}", info.code))
 		}

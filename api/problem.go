@@ -107,6 +107,7 @@ type problem struct {
 	faults []event.Fault // of the events or the query
 	total  int           // of faults, listed or not
 	cause  error         // for the log; clients never see it
+	token  string        // the name of the sender's token, for the log
 	// retrySeconds stands for the class's retryAfter where it is not 0.
 	retrySeconds int
 }

@@ -26,7 +26,8 @@ func (a *API) getReady(w http.ResponseWriter, _ *http.Request, _ *auth.Token) er
 	return writeStatus(w, "ready")
 }
 
-func (a *API) postReload(w http.ResponseWriter, _ *http.Request, _ *auth.Token) error {
+func (a *API) postReload(w http.ResponseWriter, _ *http.Request, who *auth.Token) error {
+	a.log.Info("a reload was asked for", "token", who.Name)
 	if err := a.cfg.Reload(); err != nil {
 		return refuse(reloadFailed, "the configuration was not reloaded: "+err.Error())
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"usaged/aggregator/event"
+
 	"usaged/aggregator/rollup"
 )
 
@@ -117,6 +119,12 @@ func (s *stream) totals(list []rollup.Total) {
 // appendString appends a JSON string. Strings of events are valid UTF-8; in any other string U+FFFD stands for what is
 // not.
 func appendString(b []byte, v string) []byte {
+	for i := range len(v) {
+		if c := v[i]; c >= 0x7f { // jsontext escapes what lies below and must be
+			quoted, _ := jsontext.AppendQuote(nil, v)
+			return append(b, event.VisibleJSON(quoted)...)
+		}
+	}
 	b, _ = jsontext.AppendQuote(b, v)
 	return b
 }

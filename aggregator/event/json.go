@@ -52,12 +52,13 @@ func (v *View) appendMetadata(dst []byte) []byte {
 }
 
 // AppendQuoted appends text as a JSON string. What needs no escape, which is nearly everything, is copied; what is not ASCII is left
-// to jsontext, although accepted strings are valid UTF-8: a journal may be of another version.
+// to jsontext, although accepted strings are valid UTF-8: a journal may be of another version. Characters that are not seen are escaped, see
+// Hidden.
 func AppendQuoted(dst, text []byte) []byte {
 	for _, c := range text {
 		if c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			dst, _ = jsontext.AppendQuote(dst, text) // invalid UTF-8 becomes U+FFFD
-			return dst
+			quoted, _ := jsontext.AppendQuote(nil, text) // invalid UTF-8 becomes U+FFFD
+			return append(dst, VisibleJSON(quoted)...)
 		}
 	}
 	dst = append(dst, '"')

@@ -107,7 +107,11 @@ func (l *Labels) Admit(label string, value []byte) string {
 	if known, ok := l.known[label][string(value)]; ok {
 		return known
 	}
-	switch string(value) {
+	name := event.Visible(string(value)) // labels are printed on terminals
+	if known, ok := l.known[label][name]; ok {
+		return known
+	}
+	switch name {
 	case event.Other:
 		return event.Other
 	case Unknown: // ours too, so that it needs no room
@@ -116,7 +120,7 @@ func (l *Labels) Admit(label string, value []byte) string {
 	if l.used(label) >= l.limits.of(label) {
 		return event.Other
 	}
-	return l.add(label, string(value))
+	return l.add(label, name)
 }
 
 // used is how many values take room. l.mu is held.
@@ -159,14 +163,14 @@ func (lim Limits) of(label string) int {
 func (l *Labels) Reserve(label, value string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.add(label, value)
+	return l.add(label, event.Visible(value))
 }
 
 // Has says whether a value has room.
 func (l *Labels) Has(label, value string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, known := l.known[label][value]
+	_, known := l.known[label][event.Visible(value)]
 	return known
 }
 
@@ -181,6 +185,7 @@ func (l *Labels) Room(label string) (used, limit int) {
 func (l *Labels) EventType(name string) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	name = event.Visible(name)
 	if known, ok := l.known[LabelEventType][name]; ok {
 		return known, true
 	}

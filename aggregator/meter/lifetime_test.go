@@ -265,7 +265,7 @@ func TestMetricValuesAreReadBack(t *testing.T) {
 			func(v *event.View) { f.Add(v, "a") })
 		for s := range f.Delta().Totals {
 			if s.Family == m.Family() {
-				if diff := cmp.Diff([]string{project, model}, m.Values(s.A)); diff != "" {
+				if diff := cmp.Diff([]string{event.Visible(project), event.Visible(model)}, m.Values(s.A)); diff != "" {
 					rt.Fatal(diff)
 				}
 				return

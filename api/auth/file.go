@@ -219,6 +219,22 @@ func lockTokens(path string) (resolved string, unlock func() error, err error) {
 	}
 }
 
+// Exposed says how others than a tokens file's owner and group can get at it, "" where they cannot: whoever may write it makes himself
+// an admin, and whoever reads it learns names and roles.
+func Exposed(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "" // LoadTokens says so
+	}
+	switch mode := info.Mode().Perm(); {
+	case mode&0o002 != 0:
+		return fmt.Sprintf("everybody on the machine may write it (mode %04o)", mode)
+	case mode&0o004 != 0:
+		return fmt.Sprintf("everybody on the machine may read it (mode %04o)", mode)
+	}
+	return ""
+}
+
 // Is says whether a token is the entry's.
 func (e TokenEntry) Is(plain string) bool {
 	sum := sha256.Sum256([]byte(plain))

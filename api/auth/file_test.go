@@ -228,3 +228,13 @@ func TestTokensFileIsLocked(t *testing.T) {
 		t.Errorf("files %v, %v; want tokens.yml alone", files, err)
 	}
 }
+
+func TestExposed(t *testing.T) {
+	t.Parallel()
+	for mode, says := range map[os.FileMode]string{0o600: "", 0o640: "", 0o660: "", 0o644: "may read it", 0o666: "may write it", 0o602: "may write it"} {
+		got := auth.Exposed(tokensFile(t, three, mode))
+		if says == "" && got != "" || !strings.Contains(got, says) {
+			t.Errorf("mode %04o: %q, want %q", mode, got, says)
+		}
+	}
+}

@@ -7,7 +7,11 @@ import (
 
 const fetchesName = "usaged_auth_key_fetches_total"
 
+// ExposedName is the name of the gauge of whether Exposed says something.
+const ExposedName = "usaged_tokens_file_exposed"
+
 var help = map[string]string{
+	ExposedName: "1 where others than its owner and group may read or write the tokens file, otherwise 0.",
 	fetchesName: "Fetches of the public keys of token issuers, by issuer and outcome.",
 }
 

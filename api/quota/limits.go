@@ -23,14 +23,18 @@ type Limits struct {
 
 // Defaults are the limits of each role. Producers are trusted with the load of a platform; a person's token is not.
 func Defaults() map[auth.Role]Limits {
+	standard := Limits{Reads: 24, Tails: 48}
 	return map[auth.Role]Limits{
 		auth.RoleUser: {
 			Events: 1_000, Bytes: 1 << 20, IDs: 1_000, Reads: 4, Tails: 1,
 			NewTypes: 20, NewLabels: 20, NewReferences: 500,
 		},
-		auth.RoleProducer: {Reads: 24, Tails: 48},
-		auth.RoleViewer:   {Reads: 24, Tails: 48},
-		auth.RoleAdmin:    {Reads: 24, Tails: 48},
+		auth.RoleProducer: standard,
+		auth.RoleViewer:   standard,
+		auth.RoleReader:   standard,
+		auth.RoleAuditor:  standard,
+		auth.RoleOperator: standard,
+		auth.RoleAdmin:    standard,
 	}
 }
 

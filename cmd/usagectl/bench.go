@@ -270,6 +270,6 @@ func printJSON(s *session, value any) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.stdout, "%s\n", data)
+	_, err = fmt.Fprintf(s.stdout, "%s\n", event.VisibleJSON(data))
 	return err
 }

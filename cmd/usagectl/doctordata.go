@@ -16,6 +16,7 @@ import (
 	"usaged/aggregator/durable"
 	"usaged/aggregator/journal"
 	"usaged/aggregator/store/redis"
+	"usaged/api/auth"
 )
 
 const (
@@ -115,6 +116,21 @@ func (d *dataDoctor) examine(ctx context.Context) {
 	d.producer(found)
 	d.checkpoints(found)
 	d.database()
+	d.tokens()
+}
+
+// tokens looks who can get at the tokens file of the directory. One elsewhere is not known here.
+func (d *dataDoctor) tokens() {
+	const check = "tokens file"
+	path := filepath.Join(d.dir, auth.TokensFile)
+	if _, err := os.Stat(path); err != nil {
+		return // it is named by --auth.tokens-file, and the daemon warns
+	}
+	if how := auth.Exposed(path); how != "" {
+		d.warn(check, how, "chmod 0640 "+path)
+		return
+	}
+	d.ok(check, "its owner and group alone can get at it")
 }
 
 // journalState is what a journal holds.

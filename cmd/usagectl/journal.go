@@ -137,7 +137,7 @@ func printRecord(out io.Writer, rec *journal.Record) (damaged uint64, err error)
 		if err != nil {
 			return damaged, fmt.Errorf("encode event %d: %w", seq, err)
 		}
-		if _, err := out.Write(append(line, '\n')); err != nil {
+		if _, err := out.Write(append(event.VisibleJSON(line), '\n')); err != nil {
 			return damaged, err
 		}
 	}

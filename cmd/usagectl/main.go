@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, p *process) int {
 	if errors.Is(err, errReported) {
 		return exitFailure
 	}
-	fmt.Fprintf(p.stderr, "usagectl: %s\n", s.explain(err))
+	fmt.Fprintf(p.stderr, "usagectl: %s\n", printableLines(s.explain(err)))
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		return exitUsage
 	}
@@ -129,7 +129,7 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 		err = nameFlag(app, args, err)
 	}
 	if err != nil {
-		fmt.Fprintf(s.stderr, "usagectl: %v; try `usagectl --help`\n", err)
+		fmt.Fprintf(s.stderr, "usagectl: %s; try `usagectl --help`\n", printableLines(err.Error()))
 		return "", nil, exitUsage
 	}
 	return name, commands, -1

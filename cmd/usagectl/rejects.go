@@ -76,7 +76,7 @@ func (r *rejectFile) add(line rejectLine) error {
 	}
 	data, err := json.Marshal(line.record())
 	if err == nil {
-		_, err = r.w.Write(append(data, '\n'))
+		_, err = r.w.Write(append(event.VisibleJSON(data), '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("list what is left out in %s: %w", r.path, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"usaged/aggregator/durable"
+	"usaged/aggregator/event"
 )
 
 // saveInterval is the least time between two writes of the cursor file, each of which is synced.
@@ -45,7 +46,7 @@ func (o *tailOutput) write(r *replica, it *tailItem) error {
 	case !it.IsEvent():
 	case o.session.json():
 		o.events++
-		_, err = o.w.Write(append(it.Line, '\n'))
+		_, err = o.w.Write(append(event.VisibleJSON(it.Line), '\n'))
 	default:
 		o.events++
 		_, err = o.w.WriteString(o.style.line(r, it, o.names))

@@ -181,6 +181,16 @@ func (d *daemon) tokens() (err error) {
 				"files", filepath.Join(d.cfg.dataDir, "<role>.token"))
 		}
 	}
+	d.set.GetOrCreateGauge(auth.ExposedName, func() float64 {
+		if auth.Exposed(d.cfg.tokensFile) != "" {
+			return 1
+		}
+		return 0
+	})
+	d.warnExposed()
+	for _, outcome := range []string{"ok", "error"} {
+		d.set.GetOrCreateCounter(fmt.Sprintf("%s{outcome=%q}", reloadsName, outcome))
+	}
 	quotas, err := quota.Load(d.cfg.quotasFile)
 	if err != nil {
 		return err
@@ -294,6 +304,13 @@ func (d *daemon) aggregate(ctx context.Context, open *closers) error {
 	return nil
 }
 
+// warnExposed warns of a tokens file that others can get at.
+func (d *daemon) warnExposed() {
+	if how := auth.Exposed(d.cfg.tokensFile); how != "" {
+		d.log.Warn("the tokens file is open to others: take their rights away with chmod 0640", "file", d.cfg.tokensFile, "how", how)
+	}
+}
+
 // reloadMeters puts the meters of the file in force.
 func (d *daemon) reloadMeters() error {
 	meters, err := meter.Load(d.cfg.metersFile)
@@ -329,7 +346,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help(), announceHelp()),
+		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help(), announceHelp(), reloadHelp),
 		usage,
 		d.gauges(open),
 		d.quiet,
