@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"usaged/aggregator/store/redis/redistest"
+	"usaged/tools/waittest"
 )
 
 var programDir atomic.Pointer[string]
@@ -53,10 +54,12 @@ type daemon struct {
 	log    *daemonLog
 	// destroyed is whether the trial has damaged or removed something of the directory.
 	destroyed bool
-	client    *http.Client
-	url       string
-	process   *os.Process
-	ended     chan struct{}
+	// harmed is the name of the file that it was, empty where it was none or several.
+	harmed  string
+	client  *http.Client
+	url     string
+	process *os.Process
+	ended   chan struct{}
 }
 
 // newDaemon returns a daemon on a directory, not started.
@@ -80,7 +83,7 @@ func newDaemon(tb testing.TB, dir string, args ...string) *daemon {
 	d := &daemon{
 		tb: tb, dir: dir, tokens: map[string]string{}, seen: filepath.Join(dir, "usaged.url"), log: &daemonLog{},
 		args:   append([]string{"--data.dir=" + dir, "--web.listen-address=127.0.0.1:0"}, args...),
-		client: &http.Client{Transport: &http.Transport{}, Timeout: 30 * time.Second},
+		client: &http.Client{Transport: &http.Transport{}},
 	}
 	tb.Cleanup(func() {
 		d.kill()
@@ -195,7 +198,9 @@ func (d *daemon) stop() error {
 
 // request sends a request. The status is 0 where no answer came, and notSent where there was nobody to send it to.
 func (d *daemon) request(method, path, role, body string) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(d.tb.Context(), method, d.url+path, strings.NewReader(body))
+	ctx, cancel := waittest.Context(d.tb.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, d.url+path, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -337,30 +342,32 @@ func parseCounters(text []byte) map[string]uint64 {
 // jsonInto reads JSON, and says whether it could.
 func jsonInto(body []byte, v any) bool { return json.Unmarshal(body, v) == nil }
 
-// patience is how long nothing may move. It is spent in a failure alone: as long as the daemon's log grows, it uses the processor
-// to get somewhere or what is waited for changes, the wait goes on.
-const patience = 20 * time.Second
-
-// await repeats a check until it is done. It gives up where neither what the check returns nor the daemon's log changes.
+// await repeats a check until it is done. It gives up where nothing moves: neither what the check returns nor the daemon's log changes,
+// and a daemon that starts does not use the processor.
 func (d *daemon) await(what string, check func() (done bool, state string, err error)) error {
-	last, since := "", time.Now()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		done, state, err := check()
-		if done || err != nil {
-			return err
-		}
-		if now := fmt.Sprint(state, d.log.size(), d.busy()); now != last {
-			last, since = now, time.Now()
-		} else if time.Since(since) > patience {
-			return fmt.Errorf("%s: nothing moves for %s: %s", what, patience, state)
-		}
-		<-tick.C
-	}
+	return d.awaitFor(waittest.Patience, what, check)
 }
 
-// busy is how many seconds of the processor the daemon has used while it does not answer yet. Behind that a wait goes by what the
+// rest is how long figures that are not exact must stay as they are to be judged. It is spent wherever a trial has destroyed something.
+const rest = 15 * time.Second
+
+func (d *daemon) awaitFor(patience time.Duration, what string, check func() (done bool, state string, err error)) error {
+	var failed error
+	err := waittest.RetryFor(patience, func() error {
+		done, state, err := check()
+		if done || err != nil {
+			failed = err
+			return nil
+		}
+		return fmt.Errorf("%s (log of %d bytes, processor %s)", state, d.log.size(), d.busy())
+	})
+	if err != nil {
+		return fmt.Errorf("%s: nothing moves: %w", what, err)
+	}
+	return failed
+}
+
+// busy is how many seconds of the processor the daemon has used while it does not answer yet. After that a wait goes by what the
 // daemon says, because a daemon always does something.
 func (d *daemon) busy() string {
 	if d.url != "" || d.process == nil {

@@ -7,7 +7,7 @@
 //
 //	exact     every accepted event is counted once, nothing refused is there, and all views agree
 //	refused   the daemon does not start, or does not answer, and its last line names a file and says what to do
-//	alarmed   events are missing and the daemon says so: damaged in the ledger, or an error in its log
+//	alarmed   events are missing and the daemon says so: damaged in the ledger, or a line in its log about the fault
 //	unclear   the daemon does not start and does not say which file or what to do
 //	lost      accepted events are missing without an alarm
 //	doubled   events are counted more often than they were accepted

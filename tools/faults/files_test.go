@@ -131,6 +131,7 @@ func flips(tr *trial) verdict {
 	at, bit := spread(turn/len(files), len(data)), tr.rng.IntN(8)
 	tr.label = fmt.Sprintf("bit %d of byte %d of %s", bit, at, name)
 	data[at] ^= 1 << bit
+	d.harmed = filepath.Base(name)
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		tr.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func deletions(tr *trial) verdict {
 	s, d := tr.copySample()
 	targets := append([]string{"journal", "tsdb"}, s.files...)
 	name := targets[int(tr.seed)%len(targets)]
-	tr.label = "without " + name
+	tr.label, d.harmed = "without "+name, filepath.Base(name)
 	if err := os.RemoveAll(filepath.Join(d.dir, name)); err != nil {
 		tr.Fatal(err)
 	}

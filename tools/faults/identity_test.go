@@ -156,7 +156,7 @@ func (w *world) conclude() verdict {
 		}
 	}
 	var v verdict
-	err := w.original.await("exact figures", func() (bool, string, error) {
+	err := w.original.awaitFor(rest, "exact figures", func() (bool, string, error) {
 		state := ""
 		for _, d := range []*daemon{w.copied, w.original} {
 			if d == nil {

@@ -70,7 +70,7 @@ func (d *daemon) examine(b *book) verdict {
 // has until nothing changes any more.
 func (d *daemon) concludes(b *book) verdict {
 	var v verdict
-	err := d.await("exact figures", func() (bool, string, error) {
+	err := d.awaitFor(rest, "exact figures", func() (bool, string, error) {
 		shown, err := d.settled()
 		if err != nil {
 			return false, "", err
@@ -93,7 +93,7 @@ func (d *daemon) judge(b *book, v *view) verdict {
 	missing, extra, faults := b.compare(v)
 	alarm := ""
 	if d.destroyed {
-		alarm = d.log.alarm()
+		alarm = d.log.alarm(d.harmed)
 	}
 	switch {
 	case extra > 0:

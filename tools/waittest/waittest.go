@@ -95,7 +95,10 @@ func Until(tb testing.TB, what string, check func() error) {
 }
 
 // Retry is Until that returns the last error.
-func Retry(check func() error) error {
+func Retry(check func() error) error { return RetryFor(Patience, check) }
+
+// RetryFor is Retry that gives up after another time in which nothing moves: for a test that waits until something comes to rest.
+func RetryFor(patience time.Duration, check func() error) error {
 	leave := watch.join()
 	defer leave()
 	tick := time.NewTicker(poll)
@@ -111,7 +114,7 @@ func Retry(check func() error) error {
 		if now != last {
 			last, since = now, watch.elapsed()
 		}
-		if at := watch.elapsed(); at-since > Patience || at-began > atMost {
+		if at := watch.elapsed(); at-since > patience || at-began > atMost {
 			return err
 		}
 		<-tick.C
