@@ -259,7 +259,7 @@ func fillDisk(dir string) error {
 	defer f.Close()
 	for {
 		if _, err := f.Write(make([]byte, 4096)); err != nil {
-			return nil //nolint:nilerr // it is full
+			return nil // it is full
 		}
 	}
 }

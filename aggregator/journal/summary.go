@@ -38,7 +38,7 @@ func withScanner(dir string, index int, f func(*scanner) error) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	size, err := file.size()
 	if err != nil {
 		return err

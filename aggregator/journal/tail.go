@@ -90,7 +90,7 @@ func readFrom(dir string, index int, from int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	if err := f.reopen(); err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func Mount(tb testing.TB) *Disk {
 	tb.Helper()
 	d := &Disk{Dir: tb.TempDir(), Real: tb.TempDir()}
 	root := &fs.LoopbackRoot{Path: d.Real}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
+	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder { //nolint:staticcheck // its replacement wraps nodes that were made, and these are ours from the start
 		return &node{fs.LoopbackNode{RootData: r}, d}
 	}
 	var st syscall.Stat_t
