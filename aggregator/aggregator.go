@@ -1,14 +1,27 @@
-// Package aggregator takes accepted events to rollups, and rollups to answers.
+// Package aggregator takes accepted events from the journal to the store.
 //
 // An [Aggregator] owns the journal of one data directory. Accept journals a batch of events and returns when it is durable.
 // After that the applier reads the journal once for all partitions of the store, and folds the events of each into a delta; the
 // partition's worker has the store apply it by compare-and-set. So each event counts once, whatever is killed, retried or rolled
-// back in between. A worker whose partition fails, or was rolled back, reads the journal by itself until it has caught up. A
-// [Reader] answers questions about windows of days from the store, and caches the days that are over.
+// back in between. A worker whose partition fails, or was rolled back, reads the journal by itself until it has caught up.
 //
-// The journal is the truth and the store a view of it: when the store has lost something, the applier rewinds to
-// the offset that it finds there and applies again what is behind it, from the journal, or where the
+// The journal is the truth and the store a view of it: when the store has lost something, the applier goes back to
+// the offset that it finds there and applies again what comes after it, from the journal, or where the
 // journal begins later from the checkpoint that lies at its beginning.
+//
+// What is not about that way has packages of its own: [usaged/aggregator/rollup] answers questions from the store,
+// [usaged/aggregator/ledger] keeps what became of every event, [usaged/aggregator/ids] decides what is a duplicate, and
+// [usaged/aggregator/tail] reads the raw events. None of them knows an Aggregator.
+//
+// An Aggregator is safe for concurrent use:
+//
+//	agg, err := aggregator.Open(aggregator.Config{Dir: dir, Store: st, Meters: meter.Builtin(), Retention: 30})
+//	...
+//	err = agg.Accept(batch) // the events are durable now, and counted a moment later
+//	report, err := agg.Ledger(ctx)
+//	err = agg.Close()
+//
+// The files of a data directory:
 //
 //	<data>/journal/      the events, see package journal
 //	<data>/checkpoints/  lifetime totals at the ends of segments

@@ -27,6 +27,8 @@ import (
 	"usaged/aggregator/store"
 )
 
+// Scope says what an id names.
+//
 // An id names one event of one user and event type, and those that role user sent are apart (see store.DigestOf). In older
 // versions an id named one event of its user whatever the type. Where a data directory or the store is of that time, three
 // kinds of claims meet, and no event may be counted twice because its first copy was claimed in another way:

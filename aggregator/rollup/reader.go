@@ -1,3 +1,18 @@
+// Package rollup answers questions about windows of UTC days from what a store holds: events by type and user, totals of meters,
+// and how many users were active.
+//
+// It only reads, and needs no part of the write side: a [Reader] is given the store, the meters in force and a clock. Each answer
+// begins with the versions of its days, so it is never older than the store was when the question was asked. Days whose version has not
+// changed are answered from memory, which is bounded, and which a file carries over a restart; whoever deletes the file loses
+// time only.
+//
+// A Reader is safe for concurrent use. Warm runs once beside the questions, on a goroutine of its own. A [Window] is a value.
+//
+//	reader := rollup.NewReader(rollup.Config{Store: st, Meters: meter.Builtin, Retention: 30})
+//	go reader.Warm(ctx)
+//	week := reader.Window(7)
+//	types, err := reader.Summary(ctx, week, rollup.SummaryQuery{Top: 10})
+//	users, err := reader.ActiveUsers(ctx, week)
 package rollup
 
 import (

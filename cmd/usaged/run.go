@@ -346,7 +346,7 @@ func (d *daemon) export(open *closers) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("usaged"),
 		exporter.NewDisk(d.cfg.dataDir),
-		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), auth.Help(), api.Help(), announceHelp(), reloadHelp),
+		exporter.NewSetCollector(d.set, clock.Help(), retention.Help(), journal.Help(), sqlite.Help(), redis.Help(), aggregator.Help(), rollup.Help(), auth.Help(), api.Help(), announceHelp(), reloadHelp),
 		usage,
 		d.gauges(open),
 		d.quiet,
