@@ -62,6 +62,15 @@ func openLabels(dir string, limits meter.Limits) (l *labels, mended bool, err er
 // Labels are the values that the labels of usage have.
 func (a *Aggregator) Labels() *meter.Labels { return a.labels.Labels }
 
+// LabelStates returns what is known of each label.
+func (a *Aggregator) LabelStates() []meter.LabelState { return a.labels.States() }
+
+// FreeLabel gives the room of a value to others, see meter.Labels.Free. It returns when that is durable.
+func (a *Aggregator) FreeLabel(value string) (labels []string, err error) {
+	labels = a.labels.Free(value)
+	return labels, a.labels.save()
+}
+
 // save makes the values durable where some are new. It is safe for concurrent use.
 func (l *labels) save() error {
 	l.saving.Lock()

@@ -75,6 +75,7 @@ type Config struct {
 	Quiet    QuietTimes
 	Accepted AcceptedNormals
 	Clock    Clock
+	Labels   LabelRoom
 	// Retention says how many days are kept.
 	Retention Retainer
 	Tokens    *auth.Tokens
@@ -200,6 +201,7 @@ func (c *Config) validate() error {
 	need(c.Tails != nil, "Tails")
 	need(c.Quiet != nil, "Quiet")
 	need(c.Accepted != nil, "Accepted")
+	need(c.Labels != nil, "Labels")
 	need(c.Tokens != nil, "Tokens")
 	need(c.Logger != nil, "Logger")
 	need(c.Set != nil, "Set")

@@ -320,7 +320,7 @@ func newRig(t testing.TB, edit ...func(*api.Config)) *rig {
 	}
 	r.cfg = api.Config{
 		Accepter: r.journal, Reader: r.rollups, Ledger: books{}, Meters: &rebuilds{}, Tails: tailless{errDisk}, Tokens: tokens,
-		Health: healthOf{drop()}, Quiet: newQuiet(t), Accepted: newAccepted(t), Backfill: newBackfills(), Clock: &wrongClock{}, Retention: &lowered{},
+		Health: healthOf{drop()}, Quiet: newQuiet(t), Accepted: newAccepted(t), Backfill: newBackfills(), Clock: &wrongClock{}, Labels: labelRoom{meter.NewLabels(meter.Limits{})}, Retention: &lowered{},
 		Now: func() time.Time { return noon }, Logger: slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
 		Set: r.set, Registerer: r.reg,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
@@ -347,5 +347,11 @@ func (r *rig) call(method, target, role, body string, header ...string) *httptes
 	r.handler.ServeHTTP(rec, req)
 	return rec
 }
+
+// labelRoom is a LabelRoom in memory.
+type labelRoom struct{ labels *meter.Labels }
+
+func (l labelRoom) LabelStates() []meter.LabelState          { return l.labels.States() }
+func (l labelRoom) FreeLabel(value string) ([]string, error) { return l.labels.Free(value), nil }
 
 var errDisk = errors.New("the disk is on fire")

@@ -32,6 +32,8 @@ var rolesOfRoutes = map[string]string{
 	"POST /api/v1/usage/backfill":               "operator admin",
 	"GET /api/v1/usage/clock":                   "reader operator admin",
 	"POST /api/v1/usage/clock/accept":           "operator admin",
+	"GET /api/v1/usage/labels":                  "operator admin",
+	"POST /api/v1/usage/labels/free":            "operator admin",
 	"GET /api/v1/usage/retention":               "reader operator admin",
 	"POST /api/v1/usage/retention/apply":        "operator admin",
 	"POST /-/reload":                            "operator admin",

@@ -54,6 +54,8 @@ func (a *API) routes() []route {
 		{post, "/api/v1/usage/backfill", "backfill-ask", operatorRoles, false, "write the past into Prometheus", a.postBackfill},
 		{get, "/api/v1/usage/clock", "clock", statusRoles, true, "the time, and the wall clock", a.getClock},
 		{post, "/api/v1/usage/clock/accept", "clock-accept", operatorRoles, false, "accept the wall clock", a.postAccept},
+		{get, "/api/v1/usage/labels", "labels", operatorRoles, true, "values of labels, and the room left", a.getLabels},
+		{post, "/api/v1/usage/labels/free", "labels-free", operatorRoles, false, "give the room of a value to others", a.postFreeLabel},
 		{get, "/api/v1/usage/retention", "retention", statusRoles, true, "how many days are kept", a.getRetention},
 		{post, "/api/v1/usage/retention/apply", "retention-apply", operatorRoles, false, "delete what is beyond them", a.postRetention},
 		{get, "/api/v1/usage/{meter}", "meter", readerRoles, true, "any other meter", a.getMeter("")},

@@ -127,7 +127,7 @@ func check(f *yamlfile.File, known []Meter) {
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
 // reserved are the names of endpoints beside the meters'.
-var reserved = []string{"events", "summary", "daily", "ledger", "health", "meters", "quiet", "backfill", "clock", "retention"}
+var reserved = []string{"events", "summary", "daily", "ledger", "health", "meters", "quiet", "backfill", "clock", "retention", "labels"}
 
 func checkMeter(f *yamlfile.File, m *located, known []Meter) {
 	switch {

@@ -174,6 +174,49 @@ func (l *Labels) Has(label, value string) bool {
 	return known
 }
 
+// LabelState is what is known of a label.
+type LabelState struct {
+	Label string `json:"label"`
+	// Used is how many values take room, Limit how many can.
+	Used  int `json:"used"`
+	Limit int `json:"limit"`
+	// Values are in the order in which they got room. Those that are also in Freed take none.
+	Values []string `json:"values"`
+	Freed  []string `json:"freed"`
+}
+
+// States returns all labels that have values, in the order of their names.
+func (l *Labels) States() []LabelState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var states []LabelState
+	for _, label := range slices.Sorted(maps.Keys(l.file.Values)) {
+		states = append(states, LabelState{label, l.used(label), l.limits.of(label),
+			slices.Clone(l.file.Values[label]), append([]string{}, l.file.Freed[label]...)})
+	}
+	return states
+}
+
+// MaxFreed bounds the freed values of a label.
+const MaxFreed = 1_000
+
+// Free gives the room of a value to others, in the labels that have it, and returns which these are. The value's total stays, since a
+// counter never falls, and further events are still counted by its name, so that counting again gives the same totals.
+func (l *Labels) Free(value string) (labels []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	value = event.Visible(value)
+	for _, label := range slices.Sorted(maps.Keys(l.known)) {
+		_, known := l.known[label][value]
+		if freed := l.file.Freed[label]; known && len(freed) < MaxFreed && !slices.Contains(freed, value) {
+			l.file.Freed[label] = append(freed, value)
+			l.changes++
+			labels = append(labels, label)
+		}
+	}
+	return labels
+}
+
 // Room returns how many values of a label have room, and how many can have.
 func (l *Labels) Room(label string) (used, limit int) {
 	l.mu.Lock()

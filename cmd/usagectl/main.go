@@ -107,7 +107,7 @@ func parse(args []string, s *session) (name string, commands map[string]command,
 	s.addFlags(app)
 	commands = map[string]command{}
 	for _, add := range []func(*kingpin.Application, *session, map[string]command){
-		addSend, addImport, addSimulate, addSummary, addTop, addQuery, addMeters, addBackfill, addLedger, addHealth, addQuiet, addClock, addRetention, addTail, addProducers, addDoctor, addBench,
+		addSend, addImport, addSimulate, addSummary, addTop, addQuery, addMeters, addBackfill, addLedger, addHealth, addQuiet, addClock, addLabels, addRetention, addTail, addProducers, addDoctor, addBench,
 		addJournal, addToken, addCompletion, addVersion,
 	} {
 		add(app, s, commands)

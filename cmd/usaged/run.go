@@ -429,6 +429,7 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 		Backfill:    d.backfiller(),
 		Tokens:      d.auth,
 		Issuers:     d.issuers,
+		Labels:      d.agg,
 		Quotas:      d.quotas,
 		Names:       names,
 		Ready:       d.ready,
