@@ -75,11 +75,13 @@ type Prometheus struct {
 	log   *slog.Logger
 	ready prometheus.Gauge
 	// failures counts attempts at opening that failed.
-	failures prometheus.Counter
-	running  atomic.Pointer[running] // nil until the TSDB is open
-	opened   chan struct{}           // closed when it is open, or when opening was given up because of a stop
-	repaired atomic.Bool
-	giveUp   context.CancelFunc // ends opening
+	failures    prometheus.Counter
+	running     atomic.Pointer[running] // nil until the TSDB is open
+	opened      chan struct{}           // closed when it is open the first time, or when opening was given up because of a stop
+	firstOpened sync.Once               // closes opened
+	ended       chan struct{}           // closed when nothing is opened any more
+	repaired    atomic.Bool
+	giveUp      context.CancelFunc // ends opening
 
 	mu       sync.Mutex // one reload or stop at a time
 	settings *config.Config
@@ -100,7 +102,7 @@ func Open(cfg Config) (*Prometheus, error) {
 		return nil, err
 	}
 	p := &Prometheus{
-		cfg: cfg, log: cfg.Log.With("component", "prometheus"), settings: settings, opened: make(chan struct{}),
+		cfg: cfg, log: cfg.Log.With("component", "prometheus"), settings: settings, opened: make(chan struct{}), ended: make(chan struct{}),
 		ready: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "usaged_prometheus_ready",
 			Help: "Whether the embedded Prometheus is open: 1, or 0 while it opens and when it cannot.",
@@ -116,7 +118,7 @@ func Open(cfg Config) (*Prometheus, error) {
 	p.clearPlace()
 	ctx, cancel := context.WithCancel(context.Background())
 	p.giveUp = cancel
-	go p.open(ctx)
+	go p.keepOpen(ctx)
 	return p, nil
 }
 
@@ -150,13 +152,19 @@ func (p *Prometheus) Reload() error {
 	return nil
 }
 
-// Close scrapes and evaluates no more, sends what remote write has left, as far as ctx allows, and closes the TSDB.
+// Close scrapes and evaluates no more, sends what remote write has left, as far as ctx allows, and closes the TSDB. An attempt at
+// opening that does not end is left behind: nothing has been appended to it.
 func (p *Prometheus) Close(ctx context.Context) error {
 	p.giveUp()
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
 	select {
+	case <-p.ended:
+	case <-patience.C:
+		p.log.Info("the embedded Prometheus was still opening; it is not waited for", "waited_seconds", stopPatience.Seconds())
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("close the embedded Prometheus, which is still opening: %w", ctx.Err())
-	case <-p.opened:
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -23,22 +23,41 @@ const (
 	maxReopen = time.Minute
 	// patientAttempts is how often reading may fail before what cannot be read is taken for damaged: a disk may recover.
 	patientAttempts = 3
+	// stopPatience is how long a stop waits for an attempt under way: it reads the log, or asks for the name of this machine. What it
+	// does may be cut off at any point.
+	stopPatience = 5 * time.Second
 )
 
 // errTSDB marks an error of the TSDB itself, which files in its directory may be the cause of.
 var errTSDB = errors.New("the TSDB")
 
+// tendEvery is how often the TSDB is tended: as often as a TSDB does by itself. Tests have less time.
+var tendEvery = time.Minute
+
+// keepOpen opens the TSDB, and opens it again where writing to it has failed, until ctx ends.
+func (p *Prometheus) keepOpen(ctx context.Context) {
+	defer close(p.ended)
+	for p.open(ctx) {
+		p.firstOpened.Do(func() { close(p.opened) })
+		if err := p.tend(ctx); err != nil {
+			p.failures.Inc()
+			p.log.Error("the embedded Prometheus could not write its samples and is opened again; events are counted and exposed without it", "err", err)
+			p.reopen()
+		}
+	}
+	p.firstOpened.Do(func() { close(p.opened) })
+}
+
 // open opens the TSDB, which takes long where much is to be replayed, and starts everything on it. Where that fails it sets
-// aside what is damaged and tries again, until it succeeds or ctx ends.
-func (p *Prometheus) open(ctx context.Context) {
-	defer close(p.opened)
+// aside what is damaged and tries again, until it succeeds or ctx ends, when it returns false.
+func (p *Prometheus) open(ctx context.Context) bool {
 	began, wait := time.Now(), minReopen
 	repairs := repair{dir: p.cfg.Dir, shelf: p.cfg.Damaged, allGone: p.Repaired()}
-	for {
-		err := p.attempt()
+	for ctx.Err() == nil {
+		err := p.attempt(ctx)
 		if err == nil {
 			p.log.Info("the embedded Prometheus is ready", "elapsed_seconds", time.Since(began).Seconds())
-			return
+			return true
 		}
 		p.failures.Inc()
 		repaired, repairErr := repairs.next(err)
@@ -54,16 +73,44 @@ func (p *Prometheus) open(ctx context.Context) {
 			wait = min(2*wait, maxReopen)
 		case <-ctx.Done():
 			timer.Stop()
-			return
 		}
 	}
+	return false
+}
+
+// tend moves what is complete in memory to the disk from time to time, until ctx ends or that fails. The TSDB does the same in a
+// goroutine of its own, where a failure would end the daemon: a full disk, or no descriptors left.
+func (p *Prometheus) tend(ctx context.Context) (err error) {
+	defer recovered(func(cause error) { err = fmt.Errorf("write the samples of the last hours: %w", cause) })
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			p.running.Load().db.ForceHeadMMap()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reopen closes the TSDB for another attempt, which finds in its log whatever was appended.
+func (p *Prometheus) reopen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.running.Swap(nil)
+	p.ready.Set(0)
+	if err := r.close(context.Background()); err != nil {
+		p.log.Warn("the embedded Prometheus could not be closed cleanly; it reads its log at the next start", "err", err)
+	}
+	r.metrics.revoke()
 }
 
 // Repaired says whether samples were set aside to open the TSDB, so that what [Prometheus.WritePast] has written may be gone.
 func (p *Prometheus) Repaired() bool { return p.repaired.Load() }
 
 // attempt opens the TSDB and starts everything on it, or leaves nothing behind but the error.
-func (p *Prometheus) attempt() (err error) {
+func (p *Prometheus) attempt(ctx context.Context) (err error) {
 	reg := &revocable{Registerer: p.cfg.Registerer}
 	defer func() {
 		if err != nil {
@@ -76,9 +123,13 @@ func (p *Prometheus) attempt() (err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if ctx.Err() != nil { // the stop does not wait for this attempt
+		return errors.Join(ErrNotOpen, r.close(context.Background()))
+	}
 	if err := r.apply(p.settings); err != nil { // of a reload meanwhile, perhaps
 		return errors.Join(err, r.close(context.Background()))
 	}
+	r.metrics = reg
 	p.running.Store(r)
 	p.ready.Set(1)
 	return nil

@@ -65,6 +65,7 @@ type running struct {
 	rulesURL string
 
 	keepRecorded bool
+	metrics      *revocable // what was registered
 
 	scrapeTargets, alertTargets chan map[string][]*targetgroup.Group
 
@@ -267,10 +268,21 @@ func (r *running) close(ctx context.Context) error {
 	flush, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	errs := []error{r.writer.Close(flush), r.self.close(), r.engine.Close(), r.asked.Close()}
-	if err := r.db.Close(); err != nil {
+	if err := r.closeTSDB(); err != nil {
 		errs = append(errs, fmt.Errorf("close the TSDB: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// closeTSDB closes the TSDB, which panics where it cannot write what it has in memory. All of that is in its log, so it is no error
+// of the stop.
+func (r *running) closeTSDB() error {
+	defer func() {
+		if cause := recover(); cause != nil {
+			r.log.Warn("samples of the last hours could not be moved to their files; the next start reads them from the log", "err", cause)
+		}
+	}()
+	return r.db.Close()
 }
 
 // hostname is what the machine calls itself, or a word where it does not.

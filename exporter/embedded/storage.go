@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,7 @@ func openTSDB(cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*tsdb.D
 		old.now = cfg.Now
 	}
 	opts.BlocksToDelete = old.blocks
+	opts.BlockReloadInterval = math.MaxInt64 // a hundred years and more: see tend. Blocks are loaded when one was written.
 	db, err := tsdb.Open(cfg.Dir, log, reg, opts, tsdb.NewDBStats())
 	if err != nil {
 		return nil, fmt.Errorf("open %w in %s: %w", errTSDB, cfg.Dir, err)
