@@ -44,8 +44,12 @@ type apiMetrics struct {
 }
 
 var help = map[string]string{
-	"usaged_http_requests_total":      "HTTP requests answered, by handler and status code.",
-	"usaged_http_requests_in_flight":  "HTTP requests being answered.",
+	"usaged_http_requests_total":     "HTTP requests answered, by handler and status code.",
+	"usaged_http_requests_in_flight": "HTTP requests being answered.",
+	"usaged_http_connections":        "Connections of clients that are open.",
+	"usaged_http_connections_limit":  "Limit of usaged_http_connections. At it, the connection that has waited longest for its client is closed for a new one.",
+	"usaged_http_connections_closed_total": "Connections that were waiting for their clients and were closed because usaged_http_connections was at its " +
+		"limit.",
 	"usaged_http_panics_total":        "Panics of HTTP handlers, each answered with 500 or a cut connection.",
 	"usaged_http_responses_cut_total": "Answers that were cut off because the client went away or read too slowly.",
 	"usaged_ingest_events_total":      "Events answered with 202, duplicates included.",

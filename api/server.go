@@ -27,6 +27,8 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 		// Ours need less than 1 KiB. Grafana asks the API of Prometheus for the values of labels by GET alone, with selectors in the
 		// address that may name hundreds of series. net/http adds 4 KiB to this.
 		MaxHeaderBytes: 256 << 10,
-		ErrorLog:       slog.NewLogLogger(logger.With("component", "http").Handler(), slog.LevelWarn),
+		// What one client may have under way on a connection, and how long one that neither reads nor answers keeps it.
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 100, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: 30 * time.Second},
+		ErrorLog: slog.NewLogLogger(logger.With("component", "http").Handler(), slog.LevelWarn),
 	}
 }

@@ -34,6 +34,7 @@ type config struct {
 	webConfigFile string
 	metricsAuth   bool
 	drainDelay    time.Duration
+	maxConns      int // 0: as many as the limit of open files allows
 
 	dataDir       string
 	retentionDays int
@@ -103,6 +104,8 @@ func (cfg *config) addFlags(app *kingpin.Application) {
 	flag("web.metrics-auth", "Demand a viewer's or an admin's token for /metrics.").SetValue(newToggle("web.metrics-auth", &cfg.metricsAuth))
 	flag("web.drain-delay", "How long to answer requests, with /-/ready saying 503, before stopping: the time that a load balancer needs to notice.").
 		Default("0s").SetValue(&value[time.Duration]{"web.drain-delay", "a duration such as 10s", &cfg.drainDelay, time.ParseDuration})
+	flag("web.max-connections", "Connections that may be open at a time; beyond them, idle ones are closed for new ones. Default: half of the files that the process may open, 4096 at most.").
+		Default("0").SetValue(&value[int]{"web.max-connections", "a whole number", &cfg.maxConns, strconv.Atoi})
 	flag("data.dir", "Directory of the journal, the embedded database and the tokens. Made where absent.").Default("./data").StringVar(&cfg.dataDir)
 	flag("retention.days", "Days (UTC, today included) that usage can be asked for, and that events may be dated back.").
 		Default("30").SetValue(&value[int]{"retention.days", "a whole number", &cfg.retentionDays, strconv.Atoi})
@@ -193,6 +196,9 @@ func (cfg *config) validate() error {
 	}
 	if cfg.memoryLimit < 0 {
 		errs = append(errs, errors.New("--memory.limit: must not be negative"))
+	}
+	if cfg.maxConns < 0 {
+		errs = append(errs, errors.New("--web.max-connections: must not be negative"))
 	}
 	if cfg.drainDelay < 0 {
 		errs = append(errs, errors.New("--web.drain-delay: must not be negative"))

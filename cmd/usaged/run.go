@@ -446,6 +446,8 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	connections := api.NewConnections(d.cfg.connections(d.log))
+	connections.Expose(d.set)
 	var listeners []net.Listener
 	for _, address := range d.cfg.listen {
 		listener, err := net.Listen("tcp", address)
@@ -455,9 +457,10 @@ func (d *daemon) serve(open *closers) (failed <-chan error, err error) {
 			}
 			return nil, fmt.Errorf("listen for --web.listen-address: %w: stop what uses the address, or name another", err)
 		}
-		listeners = append(listeners, listener)
+		listeners = append(listeners, connections.Listen(listener))
 	}
 	server := api.Server(handler, d.log)
+	connections.Bound(server)
 	server.RegisterOnShutdown(handler.EndStreams)
 	serveErr := make(chan error, 1)
 	go func() {
