@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"math"
 	"os"
 	"runtime/debug"
 
@@ -26,5 +27,7 @@ func (cfg *config) limitMemory(log *slog.Logger) {
 			return
 		}
 	}
-	log.Info("memory is limited", "limit_bytes", debug.SetMemoryLimit(-1))
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 { // which is what a machine without containers has
+		log.Info("memory is limited", "limit_bytes", limit)
+	}
 }
