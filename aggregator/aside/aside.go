@@ -1,6 +1,6 @@
 // Package aside moves files that cannot be used out of the way, so that the daemon starts without what was in them. It is for
-// what events do not depend on: the samples of the embedded Prometheus, cursors of remote write, planned quiet times. The
-// journal, the store and the identity of a replica are never moved.
+// what events do not depend on: the samples of the embedded Prometheus, cursors of remote write, planned quiet times, and the
+// embedded database, which is made again from the journal. The journal and the identity of a replica are never moved.
 //
 // What is moved lies in the directory damaged of the data directory, in one directory for each time that something was
 // moved, whose name begins with the time (UTC) and ends with what it is:
@@ -39,6 +39,7 @@ const (
 	Backfill    = "backfill"
 	RemoteWrite = "remote-write"
 	QuietTimes  = "quiet-times"
+	Database    = "database"
 )
 
 // Shelf is where files are moved to. It is safe for concurrent use as long as no two calls move the same file.
@@ -57,7 +58,7 @@ func New(dataDir string, log *slog.Logger, reg prometheus.Registerer) (*Shelf, e
 			Help: "Times that damaged files were moved into the directory damaged of the data directory since the start, by what was in them. The daemon goes on without it.",
 		}, []string{"what"}),
 	}
-	for _, what := range []string{TSDB, Backfill, RemoteWrite, QuietTimes} {
+	for _, what := range []string{TSDB, Backfill, RemoteWrite, QuietTimes, Database} {
 		s.moved.WithLabelValues(what)
 	}
 	if err := reg.Register(s.moved); err != nil {

@@ -48,6 +48,7 @@ func TestWhatEventsDoNotNeedIsSetAside(t *testing.T) {
 		{aside.RemoteWrite, cursor, directory},
 		{aside.QuietTimes, "quiet.json", garbage},
 		{aside.QuietTimes, "quiet.json", directory},
+		{aside.Database, "usage.db", flipEachPage},
 	} {
 		if err := tc.damage(filepath.Join(d.dir, tc.path)); err != nil {
 			t.Fatal(err)
@@ -62,4 +63,16 @@ func TestWhatEventsDoNotNeedIsSetAside(t *testing.T) {
 		}
 		d.stop()
 	}
+}
+
+// flipEachPage flips a bit in each page of a file.
+func flipEachPage(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for at := 2000; at < len(data); at += 4096 {
+		data[at] ^= 1
+	}
+	return os.WriteFile(path, data, 0o644)
 }

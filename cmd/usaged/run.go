@@ -236,7 +236,7 @@ func (d *daemon) listenDebug(open *closers) error {
 func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 	log := d.log.With("component", "store")
 	if d.cfg.redis.URL == "" {
-		return sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, datadir.Database), Log: log, Metrics: d.set})
+		return d.openDatabase(ctx, sqlite.Config{Path: filepath.Join(d.cfg.dataDir, datadir.Database), Log: log, Metrics: d.set})
 	}
 	cfg := d.cfg.redis
 	cfg.Retention, cfg.Kept, cfg.Log, cfg.Metrics = d.cfg.retentionDays, d.kept.Written, log, d.set
@@ -247,6 +247,18 @@ func (d *daemon) openStore(ctx context.Context) (store.Store, error) {
 		}
 	}
 	return redis.Open(ctx, cfg)
+}
+
+// openDatabase opens the embedded database. One that is damaged is set aside, and made again from the journal and its checkpoints.
+func (d *daemon) openDatabase(ctx context.Context, cfg sqlite.Config) (store.Store, error) {
+	st, err := sqlite.Open(ctx, cfg)
+	if !errors.Is(err, sqlite.ErrDamaged) {
+		return st, err
+	}
+	if err := d.damaged.Move(aside.Database, err, cfg.Path, cfg.Path+"-wal", cfg.Path+"-shm"); err != nil {
+		return nil, err
+	}
+	return sqlite.Open(ctx, cfg)
 }
 
 // aggregate opens the store and the aggregator.

@@ -88,6 +88,9 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
+	if e.Code() == sqlite3.SQLITE_IOERR_DATA {
+		return fmt.Errorf("%w: %w; %s", ErrDamaged, err, startAfresh)
+	}
 	advice, ok := map[int]string{
 		sqlite3.SQLITE_NOTADB:   "if it is the usage database, " + startAfresh,
 		sqlite3.SQLITE_CORRUPT:  startAfresh,

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -219,10 +220,87 @@ func TestDamagedFile(t *testing.T) {
 	}
 	half := len(data) / 2
 	write(t, cfg.Path, string(data[:half])+strings.Repeat("\x55", len(data)-half))
-	s = open(t, cfg)
-	err = s.Sum(t.Context(), meter.TypeRollup("t"), []event.Day{day}, func([]byte, uint64) {})
-	if err == nil || !strings.Contains(err.Error(), "delete the file") {
-		t.Errorf("Sum of a damaged file: %v, want an error that says what to do", err)
+	_, err = sqlite.Open(t.Context(), cfg)
+	if !errors.Is(err, sqlite.ErrDamaged) || !strings.Contains(err.Error(), "delete the file") {
+		t.Errorf("Open of a damaged file: %v, want an error that says what to do", err)
+	}
+}
+
+// A byte of the file flips while the store is closed: either that is noticed, or nothing is answered otherwise than before.
+func TestFlippedByte(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	s := open(t, cfg)
+	mustApply(t, s, batch(0, 50))
+	want := contents(t, s)
+	s.Close()
+	data, err := os.ReadFile(cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noticed := 0
+	for at := 0; at < len(data); at++ {
+		if at == 100 {
+			at = 101
+		}
+		if at > 100 {
+			at += 96
+		}
+		if at >= len(data) {
+			break
+		}
+		flipped := []byte(string(data))
+		flipped[at] ^= 1 << (at % 8)
+		write(t, cfg.Path, string(flipped))
+		s, err := sqlite.Open(t.Context(), cfg)
+		if errors.Is(err, sqlite.ErrDamaged) {
+			noticed++
+			continue
+		}
+		if err != nil {
+			t.Fatalf("byte %d: %v", at, err)
+		}
+		if got := contents(t, s); got != want {
+			t.Errorf("byte %d of %d flipped: %s, want %s", at, len(data), got, want)
+		}
+		s.Close()
+	}
+	if noticed == 0 {
+		t.Error("nothing was noticed")
+	}
+}
+
+// contents is what a store answers.
+func contents(t *testing.T, s *sqlite.Store) string {
+	t.Helper()
+	var all strings.Builder
+	err := s.Sum(t.Context(), meter.TypeRollup("t"), []event.Day{day}, func(key []byte, n uint64) { fmt.Fprintf(&all, "%s=%d ", key, n) })
+	if err != nil {
+		return err.Error()
+	}
+	types, err := s.Types(t.Context(), []event.Day{day})
+	if err != nil {
+		return err.Error()
+	}
+	producers, err := s.Producers(t.Context())
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprint(all.String(), types, producers)
+}
+
+// A database without room for checksums, as older versions made them, is used as it is.
+func TestFileWithoutChecksums(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, 1)
+	execute(t, cfg.Path, "CREATE TABLE address (street TEXT); DROP TABLE address")
+	for i := range uint64(2) {
+		s := open(t, cfg)
+		mustApply(t, s, batch(i, 50))
+		if got := count(t, s); got != 50*(i+1) {
+			t.Errorf("count = %d, want %d", got, 50*(i+1))
+		}
+		s.Close()
 	}
 }
 

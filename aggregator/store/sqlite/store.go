@@ -90,7 +90,17 @@ func open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	db, err := openPool(cfg.Path, 1, writerPragmas)
+	if err := registerChecksums(); err != nil {
+		return nil, err
+	}
+	checksums, err := prepare(cfg.Path)
+	if err != nil {
+		return nil, err
+	}
+	if !checksums {
+		s.log.Info("the database was made without checksums: damage of the disk may go unnoticed in it. To have them, " + startAfresh)
+	}
+	db, err := openPool(cfg.Path, 1, writerPragmas, checksums)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +110,7 @@ func open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := migrate(ctx, s.writer.conn, cfg.Partitions); err != nil {
 		return nil, err
 	}
-	if s.readers, err = openPool(cfg.Path, readerConns, readerPragmas); err != nil {
+	if s.readers, err = openPool(cfg.Path, readerConns, readerPragmas, checksums); err != nil {
 		return nil, err
 	}
 	s.metrics = newMetrics(cfg.Metrics, cfg.Path)
@@ -132,10 +142,13 @@ var (
 )
 
 // openPool returns a pool of at most conns connections, each with the pragmas set, that stay open.
-func openPool(path string, conns int, pragmas []string) (*sql.DB, error) {
+func openPool(path string, conns int, pragmas []string, checksums bool) (*sql.DB, error) {
 	// _txlock concerns the writer alone: it takes the write lock at once, for fear of a deadlock later. A transaction that
 	// only reads ignores it.
 	query := url.Values{"_pragma": pragmas, "_txlock": {"immediate"}}
+	if checksums {
+		query.Set("vfs", checksumVFS)
+	}
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())
 	if err != nil {
