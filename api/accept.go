@@ -43,7 +43,7 @@ func (a *API) postHealthAccept(w http.ResponseWriter, r *http.Request, who *auth
 		Reason    string `json:"reason"`
 	}
 	if err := json.Unmarshal(body, &ask, json.RejectUnknownMembers(true)); err != nil {
-		return refuse(malformed, `the body must be as {"event_type": "sql_generation", "reason": "half of the users have moved"}: `+cut(jsonFault(err), maxPointerBytes))
+		return refuse(malformed, `the body must be as {"event_type": "sql_generation", "reason": "half of the users have moved"}: `+cut(jsonFault(err)))
 	}
 	if len(ask.Reason) > accept.MaxReasonBytes || !utf8.ValidString(ask.Reason) {
 		p := refuse(invalid, "the reason is not fit to be kept; nothing was accepted")
@@ -53,7 +53,7 @@ func (a *API) postHealthAccept(w http.ResponseWriter, r *http.Request, who *auth
 	}
 	ratio, err := a.cfg.Health.Left(r.Context(), ask.EventType)
 	if errors.Is(err, health.ErrNoDrop) {
-		return refusef(nothingToAccept, "no drop of the event type %q is told now: GET /api/v1/usage/health lists the types and what is told of them", cut(ask.EventType, maxPointerBytes))
+		return refusef(nothingToAccept, "no drop of the event type %q is told now: GET /api/v1/usage/health lists the types and what is told of them", cut(ask.EventType))
 	}
 	if err != nil {
 		p := refuse(healthUnavailable, a.cfg.Health.Source()+" does not say what is left of the events; the log of usaged says why: try again")

@@ -187,7 +187,7 @@ const maxPointerBytes = 512
 
 func appendFault(b []byte, f event.Fault) []byte {
 	b = append(b, `{"pointer":`...)
-	b = appendString(b, cut(f.Pointer, maxPointerBytes))
+	b = appendString(b, cut(f.Pointer))
 	b = append(b, `,"code":`...)
 	b = appendString(b, f.Code)
 	b = append(b, `,"detail":`...)
@@ -195,13 +195,13 @@ func appendFault(b []byte, f event.Fault) []byte {
 	return append(b, '}')
 }
 
-// cut shortens s to at most limit bytes, at a rune boundary, and marks that it did.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
+// cut shortens s to at most maxPointerBytes, at a rune boundary, and marks that it did.
+func cut(s string) string {
+	if len(s) <= maxPointerBytes {
 		return s
 	}
 	const mark = "…"
-	n := limit - len(mark)
+	n := maxPointerBytes - len(mark)
 	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
 	}

@@ -67,7 +67,7 @@ func (a *API) postQuiet(w http.ResponseWriter, r *http.Request, _ *auth.Token) e
 	}
 	if err := json.Unmarshal(body, &ask, json.RejectUnknownMembers(true)); err != nil {
 		return refuse(malformed, `the body must be as {"until": "2026-12-27T06:00:00Z", "event_types": ["sql_generation"], "reason": "holidays"}: `+
-			cut(jsonFault(err), maxPointerBytes))
+			cut(jsonFault(err)))
 	}
 	made, err := a.cfg.Quiet.Add(quiet.Entry{From: ask.From, Until: ask.Until, Types: ask.Types, Reason: ask.Reason})
 	if faults, ok := errors.AsType[quiet.Faults](err); ok {

@@ -109,29 +109,6 @@ func (c *column) record(points []promql.FPoint, every, end int64) {
 // end appends the marker that Prometheus writes where a series ends.
 func (c *column) end(at int64) { c.add(at, math.Float64frombits(value.StaleNaN)) }
 
-// evaluate records what the groups record from start to end, every step or at the interval of a group that is slower, and
-// returns the names of the alerts that fired and for which labels and stretches.
-func (w *world) evaluate(groups []rulefmt.RuleGroup, start, end time.Time, step time.Duration) (fired []firing) {
-	w.t.Helper()
-	for _, group := range groups {
-		every := max(step, time.Duration(group.Interval))
-		for _, rule := range group.Rules {
-			matrix := w.query(rule.Expr, start, end, every)
-			for _, s := range matrix {
-				if rule.Alert != "" {
-					fired = append(fired, firings(rule, s, every)...)
-				}
-			}
-			if rule.Alert == "" {
-				for c, points := range w.recorded(rule, matrix) {
-					c.record(points, every.Milliseconds(), end.UnixMilli())
-				}
-			}
-		}
-	}
-	return fired
-}
-
 // query returns the values of an expression.
 func (w *world) query(expr string, start, end time.Time, step time.Duration) promql.Matrix {
 	w.t.Helper()

@@ -117,7 +117,7 @@ func (s *keySet) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fetch keys: %w", err)
 	}
-	byID, err := parseKeys(ctx, data)
+	byID, err := parseKeys(data)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (s *keySet) load(ctx context.Context) error {
 
 // parseKeys reads a JSON Web Key Set. Keys that cannot verify a signature are left out: those for encryption, secrets, RSA keys
 // that are too short.
-func parseKeys(ctx context.Context, data []byte) (map[string]publicKey, error) {
+func parseKeys(data []byte) (map[string]publicKey, error) {
 	var set jwkset.JWKSMarshal
 	if err := json.Unmarshal(data, &set); err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)

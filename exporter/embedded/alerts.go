@@ -66,9 +66,9 @@ func (s *alertSender) send(ctx context.Context, body []byte) (*http.Response, er
 	}
 	var alerts []json.RawMessage
 	if json.Unmarshal(body, &alerts) != nil || len(alerts) < 2 {
-		return resp, nil
+		return resp, nil //nolint:nilerr // what cannot be halved stays refused
 	}
-	resp.Body.Close() //nolint:errcheck // it was a refusal
+	resp.Body.Close()
 	for _, half := range [][]json.RawMessage{alerts[:len(alerts)/2], alerts[len(alerts)/2:]} {
 		if body, err = json.Marshal(half); err != nil {
 			return nil, fmt.Errorf("encode alerts: %w", err)
@@ -90,7 +90,7 @@ func (s *alertSender) insist(ctx context.Context, body []byte) (*http.Response, 
 		if err != nil || attempt == alertAttempts || !isPutOff(resp.StatusCode) {
 			return resp, err
 		}
-		resp.Body.Close() //nolint:errcheck // it was a refusal
+		resp.Body.Close()
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

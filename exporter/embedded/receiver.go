@@ -50,7 +50,7 @@ func (a *receivedAppender) Append(ref storage.SeriesRef, ls labels.Labels, st, t
 func (a *receivedAppender) AppendExemplars(ref storage.SeriesRef, ls labels.Labels, exemplars []exemplar.Exemplar) (storage.SeriesRef, error) {
 	next, ok := a.AppenderV2.(storage.ExemplarAppenderV2)
 	if !ok || a.check(ls) != nil {
-		return ref, nil
+		return ref, nil //nolint:nilerr // its samples are refused with the error
 	}
 	return next.AppendExemplars(ref, ls, exemplars)
 }

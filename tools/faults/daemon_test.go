@@ -357,7 +357,7 @@ func (d *daemon) awaitFor(patience time.Duration, what string, check func() (don
 		done, state, err := check()
 		if done || err != nil {
 			failed = err
-			return nil
+			return nil //nolint:nilerr // the wait is over; failed says how
 		}
 		return fmt.Errorf("%s (log of %d bytes, processor %s)", state, d.log.size(), d.busy())
 	})

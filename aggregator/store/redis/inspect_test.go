@@ -191,8 +191,7 @@ func TestInspectorACL(t *testing.T) {
 	url := "redis://usaged:pw@" + srv.Addr
 	in := inspector(t, url)
 	m := mustMeta(t, in)
-	nodes, err := in.Nodes(t.Context(), 1)
-	if err != nil {
+	if _, err := in.Nodes(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	_, refused := in.Footprint(t.Context())
@@ -202,7 +201,7 @@ func TestInspectorACL(t *testing.T) {
 		}
 	}
 	srv.Do(append([]string{"ACL", "SETUSER", "usaged"}, redis.InspectorACL()...)...)
-	if nodes, err = in.Nodes(t.Context(), 1); err != nil || nodes[0].ClockErr != nil || !nodes[0].ConfigKnown {
+	if nodes, err := in.Nodes(t.Context(), 1); err != nil || nodes[0].ClockErr != nil || !nodes[0].ConfigKnown {
 		t.Errorf("Nodes = %+v, %v", nodes, err)
 	}
 	wantFootprint(t, in, 2)
