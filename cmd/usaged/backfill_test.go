@@ -160,7 +160,7 @@ func TestBackfillExpectation(t *testing.T) {
 	}
 	d.backfill()
 	types := map[string]bool{"__all__": true, "sql_generation": true, "sql_execution": true, "dashboard_publish": true, "spreadsheet_formula": true}
-	for _, metric := range []string{"usage:activity:expected", "usage:activity:noise", "usage:activity:lower"} {
+	for _, metric := range []string{"usage:activity:expected", "usage:activity:dispersion", "usage:activity:lower"} {
 		eventually(t, metric, func() error {
 			series, err := d.promQL(metric)
 			have := map[string]bool{}

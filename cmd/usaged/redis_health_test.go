@@ -45,7 +45,7 @@ func TestHealthOfReplicas(t *testing.T) {
 	}
 	central.becomes(`sum(usage_event_outcomes_total{event_type="a"})`, "60")
 	asks.healthBecomes("the score of both", func(h *subject) bool {
-		return h.Mode == "normal" && strings.HasPrefix(h.Types["a"].Components["failures"].Text, "None of ")
+		return h.Mode == "unjudged" && strings.HasPrefix(h.Types["a"].Components["failures"].Text, "No failures among ")
 	})
 	alone.healthBecomes("its own", unknownFor("replicas"))
 
