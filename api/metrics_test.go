@@ -29,6 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestMetricsHaveHelp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	api.NewConnections(1).Expose(r.set)
 	exist := map[string]bool{}
 	for line := range strings.Lines(r.metricsText()) {
 		name, _, _ := strings.Cut(line, " ")

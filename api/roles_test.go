@@ -25,6 +25,7 @@ var rolesOfRoutes = map[string]string{
 	"GET /api/v1/usage/meters":                  "reader operator admin",
 	"POST /api/v1/usage/meters/{meter}/rebuild": "operator admin",
 	"GET /api/v1/usage/health":                  "reader operator admin",
+	"POST /api/v1/usage/health/accept":          "operator admin",
 	"GET /api/v1/usage/quiet":                   "reader operator admin",
 	"POST /api/v1/usage/quiet":                  "operator admin",
 	"DELETE /api/v1/usage/quiet/{id}":           "operator admin",

@@ -17,7 +17,7 @@ func TestDropsAreSeenInTime(t *testing.T) {
 	var (
 		random = rand.New(rand.NewPCG(1, 2))
 		start  = history + 2*minutesPerDay + 10*60
-		s      = span{start - 30, start + 90}
+		s      = span{start - 30, start + 120}
 		limits = map[string]int{}
 		lanes  []*lane
 		w      = newWorld(t)
@@ -25,7 +25,7 @@ func TestDropsAreSeenInTime(t *testing.T) {
 	for _, c := range []struct {
 		perHour, part float64
 		limit         int
-	}{{500, 0.6, 30}, {200, 0.7, 30}, {1000, 1, 15}, {20, 1, 90}} {
+	}{{500, 0.6, 30}, {200, 0.7, 30}, {1000, 1, 15}, {20, 1, 120}} {
 		for i := range 3 {
 			counts := steady(c.perHour/season(start))(random, s.to+1)
 			drop(random, counts, span{start, s.to}, c.part)
