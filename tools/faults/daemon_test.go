@@ -52,6 +52,8 @@ type daemon struct {
 	tokens map[string]string // as they were made, whatever becomes of the files
 	seen   string            // the address file, which may lie behind a view
 	log    *daemonLog
+	// launched is where the log of the present process begins.
+	launched int
 	// destroyed is whether the trial has damaged or removed something of the directory.
 	destroyed bool
 	// harmed is the name of the file that it was, empty where it was none or several.
@@ -106,7 +108,7 @@ func (d *daemon) launch() {
 	cmd.Env = append(os.Environ(), "USAGED_TEST_CHILD=1", "USAGED_TEST_CLOCK="+d.clock)
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = d.log, d.log, childAttr()
 	cmd.WaitDelay = time.Second
-	d.ended, d.url = make(chan struct{}), ""
+	d.ended, d.url, d.launched = make(chan struct{}), "", d.log.size()
 	ended, started := d.ended, make(chan error)
 	go func() {
 		defer close(ended)
@@ -145,16 +147,19 @@ func (d *daemon) start() error {
 	return d.answering()
 }
 
+var accepting = regexp.MustCompile(`msg="accepting requests" url=(\S+)\s`)
+
 func (d *daemon) answering() error {
 	return d.await("start", func() (bool, string, error) {
 		if d.exited() {
 			return false, "", errEnded
 		}
-		data, err := os.ReadFile(d.seen)
-		if err != nil || !bytes.HasSuffix(data, []byte("\n")) {
-			return false, "", nil //nolint:nilerr // it is not there yet
+		// The log says it also where usaged.url cannot be written.
+		found := accepting.FindStringSubmatch(d.log.String()[d.launched:])
+		if found == nil {
+			return false, "", nil
 		}
-		d.url = strings.TrimSpace(string(data))
+		d.url = found[1]
 		d.readTokens()
 		return true, "", nil
 	})
