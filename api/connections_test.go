@@ -40,7 +40,7 @@ func newBounded(t *testing.T, limit int) *bounded {
 	}
 	server := api.Server(handler, slog.New(slog.DiscardHandler))
 	connections.Bound(server)
-	go server.Serve(connections.Listen(listener)) //nolint:errcheck // it ends when it is closed
+	go server.Serve(connections.Listen(listener))
 	t.Cleanup(func() { server.Close() })
 	b.address = listener.Addr().String()
 	return b

@@ -41,6 +41,12 @@ func TestMetricsGolden(t *testing.T) {
 		}
 		return nil
 	})
+	eventually(t, "the embedded Prometheus, which has metrics of its own", func() error {
+		if d.metric("usaged_prometheus_ready") != 1 {
+			return errors.New("not ready yet")
+		}
+		return nil
+	})
 	text := d.get("/metrics", "")
 	problems, err := promlint.New(bytes.NewReader(text)).Lint()
 	if err != nil {

@@ -134,7 +134,7 @@ func checkPages(f *os.File) error {
 			number++
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // it is the end of the file
 		}
 	}
 }
