@@ -64,7 +64,7 @@ func prepare(path string) (checksums bool, err error) {
 				return false, fmt.Errorf("%w; delete it", err)
 			}
 		}
-		if err := durable.WriteFile(path, emptyDatabase(), 0o644); err != nil {
+		if err := durable.WriteFile(path, emptyDatabase(), 0o640); err != nil {
 			return false, fmt.Errorf("%w; check that the directory exists and can be written", err)
 		}
 		return true, nil
