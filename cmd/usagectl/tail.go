@@ -92,16 +92,19 @@ func (c *tailCommand) run(ctx context.Context, s *session) error {
 func (c *tailCommand) pump(ctx context.Context, m *merger, out *tailOutput) error {
 	for c.limit == 0 || out.events < c.limit {
 		r, err := m.next(ctx, out.idle)
+		if c.endedByHand(ctx, err) {
+			return nil
+		}
 		if err != nil {
-			if context.Cause(ctx) != nil && c.follow { // somebody has ended it, which is how following ends
-				return nil
-			}
 			return err
 		}
 		if r == nil {
 			return nil
 		}
 		it := r.take()
+		if c.endedByHand(ctx, it.err) {
+			return nil
+		}
 		if it.err != nil {
 			return fmt.Errorf("%s: %w", r.url, it.err)
 		}
@@ -110,6 +113,11 @@ func (c *tailCommand) pump(ctx context.Context, m *merger, out *tailOutput) erro
 		}
 	}
 	return nil
+}
+
+// endedByHand says that there is an error because somebody has ended the command, which is how following ends.
+func (c *tailCommand) endedByHand(ctx context.Context, err error) bool {
+	return err != nil && c.follow && context.Cause(ctx) != nil
 }
 
 // replicas are the daemons to be read.
