@@ -59,6 +59,9 @@ func (p *Prometheus) open(ctx context.Context) bool {
 			p.log.Info("the embedded Prometheus is ready", "elapsed_seconds", time.Since(began).Seconds())
 			return true
 		}
+		if ctx.Err() != nil { // a stop, which says nothing about the files
+			return false
+		}
 		p.failures.Inc()
 		repaired, repairErr := repairs.next(err)
 		if repaired {
