@@ -285,7 +285,7 @@ func FuzzJSONRecords(f *testing.F) {
 			for n := 1; ; n++ {
 				rec, err := recs.next()
 				if err != nil {
-					if !errors.Is(err, io.EOF) && !bytes.Contains(data, []byte("]")) {
+					if !errors.Is(err, io.EOF) && jsontext.Value(data).IsValid() { // else a record may have no end that could be told
 						t.Fatalf("%q: %v", data, err)
 					}
 					break
